@@ -1,0 +1,1 @@
+"""The deeds of rgs: every stage, network, loss and artifact. Nothing here prints, reads argv or exits."""
