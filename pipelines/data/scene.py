@@ -92,9 +92,7 @@ class Schema:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "classes": [
-                {"id": c.id, "name": c.name, "color": list(c.color), "thing": c.thing} for c in self.classes
-            ],
+            "classes": [{"id": c.id, "name": c.name, "color": list(c.color), "thing": c.thing} for c in self.classes],
             "ignored": list(self.ignored),
             "domains": list(self.domains),
             "relations": list(self.relations),
@@ -104,8 +102,7 @@ class Schema:
     def from_json(cls, data: dict[str, Any]) -> Schema:
         return cls(
             classes=tuple(
-                Category(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"]))
-                for c in data["classes"]
+                Category(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"])) for c in data["classes"]
             ),
             ignored=tuple(data.get("ignored", ())),
             domains=tuple(data.get("domains", ())),

@@ -1,0 +1,320 @@
+"""Artifacts: finished directories with a manifest.
+
+A stage writes into `<out>.partial` and, when all is there, the manifest last and then one rename: a directory
+with a manifest is complete, one without is resumable. The digest of an artifact covers format, config, the
+digests of its inputs and the hashes of its files, but not time, host, command or paths: the same work elsewhere
+gives the same digest. A run is the one mutable artifact; see pipelines/train/run.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import Config, dump_yaml
+from pipelines.errors import ArtifactError, EnvironmentFault, RgsError
+
+MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+KINDS = {
+    "bank": "rgs/bank@1",
+    "index": "rgs/index@1",
+    "run": "rgs/run@1",
+    "samples": "rgs/samples@1",
+    "report": "rgs/report@1",
+}
+
+
+@dataclass(frozen=True)
+class Input:
+    """What an artifact was made from: role («bank», «data»), the path it was found at, the digest it had."""
+
+    role: str
+    path: str
+    digest: str
+    step: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        data: dict[str, Any] = {"role": self.role, "path": self.path, "digest": self.digest}
+        return data if self.step is None else {**data, "step": self.step}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact on disk. `path` is its directory, `manifest` the parsed manifest.json."""
+
+    path: Path
+    manifest: dict[str, Any] = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        return str(self.manifest["format"]).removeprefix("rgs/").partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        return str(self.manifest["digest"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.manifest["config"])
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        return dict(self.manifest["statistics"])
+
+    def input(self, role: str) -> Input | None:
+        found = next((i for i in self.manifest["inputs"] if i["role"] == role), None)
+        return None if found is None else Input(**found)
+
+    def as_input(self, role: str, relative_to: Path) -> Input:
+        return Input(role, relative_path(self.path, relative_to), self.digest)
+
+
+def open_artifact(path: Path, kind: str) -> Artifact:
+    """Open a complete artifact of a kind and check that its files are all there with their recorded sizes.
+
+    Raises ArtifactError when it is missing, unfinished, of another kind, from a newer rgs, or damaged.
+    """
+    artifact = Artifact(path, read_manifest(path))
+    if artifact.kind != kind:
+        raise ArtifactError(f"this is a {artifact.kind}, not a {kind}", where=path)
+    for file in artifact.manifest["files"]:
+        on_disk = path / file["path"]
+        size = on_disk.stat().st_size if on_disk.is_file() else None
+        if size != file["bytes"]:
+            state = "is missing" if size is None else f"has {size} bytes instead of {file['bytes']}"
+            raise ArtifactError(f"{file['path']} {state}: the {kind} is damaged", where=path, fix="build it again")
+    return artifact
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of any artifact, format and version checked."""
+    if not path.is_dir():
+        raise ArtifactError("there is no such artifact", where=path, fix="check the path, or make it first")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise ArtifactError(
+            "this directory holds no finished artifact (it has no manifest.json)",
+            where=path,
+            fix="run the command that makes it again: it goes on where it stopped",
+        )
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        name, _, version = str(manifest["format"]).partition("@")
+        number = int(version)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"the manifest cannot be read: {error}", where=file, fix="make the artifact again"
+        ) from error
+    known = {form.partition("@")[0]: int(form.partition("@")[2]) for form in KINDS.values()}
+    if name not in known:
+        raise ArtifactError(f"unknown artifact format {manifest['format']!r}", where=file)
+    if number > known[name]:
+        raise ArtifactError(f"{manifest['format']} was written by a newer rgs", where=file, fix="upgrade rgs")
+    return manifest
+
+
+def verify_files(artifact: Artifact) -> None:
+    """Recompute every file's sha256. Raises ArtifactError naming the first that differs."""
+    for file in artifact.manifest["files"]:
+        if sha256_file(artifact.path / file["path"]) != file["sha256"]:
+            raise ArtifactError(
+                f"{file['path']} was changed after it was written",
+                where=artifact.path,
+                fix="make the artifact again",
+            )
+
+
+@contextmanager
+def writing(
+    out: Path,
+    kind: str,
+    config: Config,
+    inputs: list[Input],
+    statistics: dict[str, Any],
+) -> Iterator[Path]:
+    """Write an artifact: yields `<out>.partial`, and on a clean exit seals it and renames it to `out`.
+
+    The partial directory is locked against a second writer, and kept when the stage fails or is killed, so that
+    the stage can go on with what is there; it is emptied first when it was begun with another config or other
+    inputs. `statistics` may be filled until the context ends.
+    """
+    if out.exists():
+        raise ArtifactError("the output exists already", where=out, fix="choose another --out, or remove it first")
+    partial = out.with_name(out.name + ".partial")
+    plan = _plan(kind, config, inputs)
+    with disk_faults(out), locked(partial):
+        stamp = partial / "plan.json"
+        if not stamp.is_file() or json.loads(stamp.read_text()) != plan:
+            for entry in partial.iterdir():
+                if entry.name == ".lock":
+                    continue
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            write_atomic(stamp, json.dumps(plan, indent=1).encode())
+        yield partial
+        seal(partial, kind, config, inputs, statistics)
+        stamp.unlink()
+        (partial / ".lock").unlink(missing_ok=True)
+        os.replace(partial, out)
+        fsync_directory(out.parent)
+
+
+def seal(partial: Path, kind: str, config: Config, inputs: list[Input], statistics: dict[str, Any]) -> None:
+    """Write config.yaml, hash every file, and write the manifest last."""
+    write_atomic(partial / CONFIG, dump_yaml(config).encode())
+    files = [
+        {"path": str(p.relative_to(partial)), "bytes": p.stat().st_size, "sha256": sha256_file(p)}
+        for p in sorted(partial.rglob("*"))
+        if p.is_file() and p.name not in (MANIFEST, CONFIG, "plan.json", ".lock")
+    ]
+    plan = _plan(kind, config, inputs)
+    covered = {**plan, "files": {f["path"]: f["sha256"] for f in files}}
+    manifest = {
+        "format": KINDS[kind],
+        "version": tool_version(),
+        "digest": digest_json(covered),
+        "command": command_line(),
+        "config": config.model_dump(mode="json"),
+        "config_hash": digest_json(plan["config"]),
+        "inputs": [i.to_json() for i in inputs],
+        "files": files,
+        "statistics": statistics,
+        "environment": environment(),
+    }
+    write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+
+def _plan(kind: str, config: Config, inputs: list[Input]) -> dict[str, Any]:
+    """What the work is, apart from where and by whom it is done."""
+    return {
+        "format": KINDS[kind],
+        "config": config.model_dump(mode="json"),
+        "inputs": sorted([i.role, i.digest, i.step] for i in inputs),
+    }
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory for one writer. Raises EnvironmentFault when another process holds it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise EnvironmentFault(
+                "another process is writing here", where=directory, fix="wait for it, or stop it"
+            ) from error
+        yield
+
+
+@contextmanager
+def disk_faults(where: Path) -> Iterator[None]:
+    """Turn a full disk, a read-only place or a missing permission into an EnvironmentFault (exit 4)."""
+    reasons = {
+        errno.ENOSPC: (
+            "the disk is full",
+            "free some space and run the command again: it goes on where it stopped",
+        ),
+        errno.EDQUOT: ("the disk quota is used up", "free some space and run the command again"),
+        errno.EROFS: ("the output is on a read-only file system", "choose another --out"),
+        errno.EACCES: ("no permission to write here", "choose another --out, or change the permission"),
+    }
+    try:
+        yield
+    except RgsError:
+        raise
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        what, fix = reasons[error.errno]
+        raise EnvironmentFault(what, where=error.filename or where, fix=fix) from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+
+
+def fsync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256_file(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of the canonical JSON of a value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def relative_path(path: Path, start: Path) -> str:
+    return os.path.relpath(path.resolve(), start.resolve())
+
+
+def command_line() -> list[str]:
+    """The command as typed, its program without a path."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def tool_version() -> str:
+    try:
+        return metadata.version("rgs")
+    except metadata.PackageNotFoundError:
+        return "0+uninstalled"
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Versions and the machine's kind, as far as results can depend on them. No host name, user or path."""
+    packages = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "h5py",
+        "faiss-cpu",
+        "faiss-gpu",
+        "opencv-python-headless",
+        "numba",
+    )
+    versions: Mapping[str, str] = {name: v for name in packages if (v := _version(name)) is not None}
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": dict(versions),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,185 @@
+"""The contract of everything that the one training loop trains.
+
+`Trainable` is what the loop needs; embedders, segmenters and judges are trainables. `System` adds synthesis: a
+published method that makes images. A trainable states what it needs and how it is optimized in a `Plan`, makes
+examples in data workers, and returns named, weighted loss terms; the loop does the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipelines.bank.bank import Bank
+from pipelines.config import Config
+from pipelines.data.scene import Dataset, SceneRecord, Schema
+from pipelines.index.neighbors import Neighbors
+from pipelines.index.shape_index import ShapeIndex
+
+Batch = dict[str, Any]
+Networks = Mapping[str, nn.Module]
+Frozen = Mapping[str, nn.Module]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What must be given: scene fields («image», «labels», «instances»), a bank and an index by kind, frozen runs by role.
+
+    `frozen` maps a role to the trainable it must be («segmenter» -> «segmenter»).
+    """
+
+    fields: tuple[str, ...] = ("image", "labels")
+    bank: str | None = None
+    index: str | None = None
+    frozen: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimization step of the named networks: every `every`-th step from `start` on, until `stop` (exclusive)."""
+
+    name: str
+    nets: tuple[str, ...]
+    every: int = 1
+    start: int = 0
+    stop: int | None = None
+    precision: str | None = None
+
+    def due(self, step: int) -> bool:
+        return self.start <= step and (self.stop is None or step < self.stop) and (step - self.start) % self.every == 0
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam for one network; `lr` is a function of the step."""
+
+    lr: Callable[[int], float]
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a trainable needs and how it is optimized; made from the config and schema alone, before anything starts."""
+
+    train: Needs
+    synthesize: Needs
+    phases: tuple[Phase, ...]
+    optimizers: Mapping[str, Adam]
+    averaged: Mapping[str, float] = field(default_factory=dict)
+    perceptual: bool = False
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the user gave, opened. Picklable: a bank drops its file handles when it travels to a worker."""
+
+    dataset: Dataset | None = None
+    records: Sequence[SceneRecord] = ()
+    bank: Bank | None = None
+    neighbors: Neighbors | None = None
+    index: ShapeIndex | None = None
+
+    def record(self, scene_id: str) -> SceneRecord:
+        return self._by_id[scene_id]
+
+    @property
+    def _by_id(self) -> dict[str, SceneRecord]:
+        table: dict[str, SceneRecord] | None = self.__dict__.get("_table")
+        if table is None:
+            table = {record.id: record for record in self.records}
+            object.__setattr__(self, "_table", table)
+        return table
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which examples a step draws: ids, in a fresh order each epoch, or with replacement by weight."""
+
+    ids: Sequence[str]
+    weights: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """images: (n, 3, h, w) in [-1, 1]. guidance: the same form, or None. provenance: one record per image, or None."""
+
+    images: Tensor
+    guidance: Tensor | None = None
+    provenance: list[Any] | None = None
+
+
+class Trainable(Protocol):
+    """What the training loop trains. `schema` is kept in the run, so that later stages need no dataset."""
+
+    Config: ClassVar[type[Config]]
+
+    @classmethod
+    def plan(cls, config: Any, schema: Schema) -> Plan: ...
+
+    def __init__(self, config: Any, schema: Schema) -> None: ...
+
+    def networks(self) -> dict[str, nn.Module]: ...
+
+    def sampling(self, sources: Sources) -> Sampling: ...
+
+    def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
+        """One training example as tensors and plain values; runs in a worker, draws every random number from rng."""
+        ...
+
+    def collate(self, examples: Sequence[dict[str, Any]]) -> Batch: ...
+
+    def losses(
+        self, phase: str, nets: Networks, frozen: Frozen, batch: Batch, memo: dict[str, Any], step: int
+    ) -> dict[str, Tensor]:
+        """Named, weighted terms whose sum the phase minimizes. `memo` is shared by the phases of one step."""
+        ...
+
+    def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> list[Tensor]:
+        """Columns of a sample grid, each (n, 3, h, w) in [-1, 1]: what a person looks at while it trains."""
+        ...
+
+
+class System(Trainable, Protocol):
+    """A published method: a trainable that synthesizes. `Options` is what synthesis may be asked beyond an image."""
+
+    Options: ClassVar[type[Config]]
+
+    def request(
+        self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator
+    ) -> dict[str, Any]:
+        """The synthesis twin of `example`, in the main process; it may search indexes."""
+        ...
+
+    def synthesize(self, nets: Networks, frozen: Frozen, batch: Batch, options: Any) -> Synthesis: ...
+
+
+@dataclass(frozen=True)
+class LayoutItem:
+    """One layout to make an image of. labels: (h, w) int16 class indices; instances: (h, w) int32, 0 for none.
+
+    image: (h, w, 3) uint8, the real photo, only where the caller has one (oracle retrieval, exemplars).
+    exclude: the scene or group whose pieces may not be used, "" for none. variant: 0 for the first image of a layout.
+    """
+
+    name: str
+    labels: np.ndarray
+    instances: np.ndarray
+    image: np.ndarray | None = None
+    exclude: str = ""
+    variant: int = 0
+
+
+def stack(examples: Sequence[dict[str, Any]]) -> Batch:
+    """Collate dictionaries of equal tensors; values that are no tensors become lists."""
+    return {
+        key: torch.stack([e[key] for e in examples])
+        if isinstance(examples[0][key], Tensor)
+        else [e[key] for e in examples]
+        for key in examples[0]
+    }
