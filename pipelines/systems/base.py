@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ Frozen = Mapping[str, nn.Module]
 
 @dataclass(frozen=True)
 class Needs:
-    """What must be given: scene fields («image», «labels», «instances»), a bank and an index by kind, frozen runs by role.
+    """What must be given: scene fields («image», «labels», «instances»), a bank and index by kind, frozen runs.
 
     `frozen` maps a role to the trainable it must be («segmenter» -> «segmenter»).
     """
@@ -48,7 +48,7 @@ class Phase:
     every: int = 1
     start: int = 0
     stop: int | None = None
-    precision: str | None = None
+    precision: Literal["fp32", "bf16"] | None = None
 
     def due(self, step: int) -> bool:
         return self.start <= step and (self.stop is None or step < self.stop) and (step - self.start) % self.every == 0
@@ -120,7 +120,7 @@ class Trainable(Protocol):
     Config: ClassVar[type[Config]]
 
     @classmethod
-    def plan(cls, config: Any, schema: Schema) -> Plan: ...
+    def plan(cls, config: Any, schema: Schema, steps: int) -> Plan: ...
 
     def __init__(self, config: Any, schema: Schema) -> None: ...
 
@@ -140,8 +140,8 @@ class Trainable(Protocol):
         """Named, weighted terms whose sum the phase minimizes. `memo` is shared by the phases of one step."""
         ...
 
-    def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> list[Tensor]:
-        """Columns of a sample grid, each (n, 3, h, w) in [-1, 1]: what a person looks at while it trains."""
+    def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
+        """Columns of a sample grid by name, each (n, 3, h, w) in [-1, 1]: what a person looks at while it trains."""
         ...
 
 
@@ -150,9 +150,7 @@ class System(Trainable, Protocol):
 
     Options: ClassVar[type[Config]]
 
-    def request(
-        self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator
-    ) -> dict[str, Any]:
+    def request(self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
         """The synthesis twin of `example`, in the main process; it may search indexes."""
         ...
 

@@ -1,0 +1,74 @@
+"""The geometry of a training example: resize, crop and flip, drawn once and applied to all of its maps alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pipelines.config import Config
+from pipelines.data.transforms import nearest_resize
+
+Size = tuple[int, int]
+
+
+class Framing(Config):
+    """How a scene becomes a training example of one size."""
+
+    size: Size = (256, 256)
+    """Height and width of the training images."""
+    load: float = Field(1.0, ge=1, le=4)
+    """Scenes are resized to `load` times the size, then a random crop of the size is taken (286 / 256 in SPADE)."""
+    flip: bool = True
+    """Mirror half of the examples."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One drawn geometry: resize to `loaded`, cut `size` from `corner` (y, x), mirror if `flip`."""
+
+    loaded: Size
+    corner: tuple[int, int]
+    size: Size
+    flip: bool
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        return self.finish(resize_image(image, self.loaded))
+
+    def map(self, values: np.ndarray) -> np.ndarray:
+        return self.finish(nearest_resize(values, self.loaded))
+
+    def finish(self, values: np.ndarray) -> np.ndarray:
+        """Crop and mirror what is already `loaded` in size."""
+        (y, x), (h, w) = self.corner, self.size
+        cut = values[y : y + h, x : x + w]
+        return np.ascontiguousarray(cut[:, ::-1] if self.flip else cut)
+
+
+def draw_view(framing: Framing, rng: np.random.Generator) -> View:
+    h, w = framing.size
+    loaded = (round(h * framing.load), round(w * framing.load))
+    corner = (int(rng.integers(loaded[0] - h + 1)), int(rng.integers(loaded[1] - w + 1)))
+    return View(loaded, corner, framing.size, bool(framing.flip and rng.random() < 0.5))
+
+
+def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resize (h, w, 3) uint8: bicubic where it grows, area average where it shrinks (plain bicubic aliases)."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def image_tensor(image: np.ndarray) -> Tensor:
+    """(h, w, 3) uint8 -> (3, h, w) float in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous().float() / 127.5 - 1
+
+
+def label_tensor(labels: np.ndarray) -> Tensor:
+    """(h, w) class indices -> int64, IGNORED kept."""
+    return torch.from_numpy(labels.astype(np.int64))

@@ -1,0 +1,236 @@
+"""rgs train generator and rgs train segmenter: from data (and a bank, an index, frozen runs) to a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, create_model
+from torch import nn
+
+from pipelines.artifact import Artifact, Input, disk_faults, locked, open_artifact, relative_path
+from pipelines.bank.bank import Bank
+from pipelines.config import Config
+from pipelines.data.digest import dataset_digest
+from pipelines.data.open import open_dataset
+from pipelines.data.scene import Schema
+from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.index.neighbors import Neighbors
+from pipelines.nn.losses.perceptual import Perceptual
+from pipelines.runtime import make_runtime
+from pipelines.systems.base import Needs, Plan, Sources
+from pipelines.systems.table import find_trainable
+from pipelines.systems.trained import load_networks
+from pipelines.train.checkpoint import load_into, read_weights
+from pipelines.train.config import LogConfig, LoopConfig
+from pipelines.train.log import Watch
+from pipelines.train.loop import Stop, train
+from pipelines.train.run import RunWriter, open_weights, parse_reference
+from pipelines.weights import resolve
+
+
+class TrainConfig(Config):
+    """What decides a training. `model` is the config of the system or segmenter that is trained."""
+
+    split: str = "train"
+    """The split of the dataset to train on."""
+    format: str | None = None
+    """The dataset's format on disk; recognized when not given."""
+    train: LoopConfig = LoopConfig()
+    """Steps, batch, precision, seed."""
+    perceptual: Literal["vgg19", "random"] = "vgg19"
+    """Network of the perceptual loss: ImageNet's VGG-19, or a random one of the same form with a fixed seed."""
+    log: LogConfig = LogConfig()
+    """What is logged and kept; may change between a run and its resumption."""
+
+
+@cache
+def config_of(name: str) -> type[TrainConfig]:
+    """The training config of a trainable: TrainConfig with `model` of its own type."""
+    model = find_trainable(name).Config
+    return create_model(
+        f"Train{name.title()}",
+        __base__=TrainConfig,
+        __doc__=f"What decides a training of {name}.",
+        model=(model, Field(default_factory=model, description=f"The networks and losses of {name}.")),
+    )
+
+
+@dataclass(frozen=True)
+class Given:
+    """The paths that a training is given. `frozen` and `init` are references like runs/s or runs/s@12000."""
+
+    data: Path
+    bank: Path | None = None
+    index: Path | None = None
+    frozen: Mapping[str, str] = field(default_factory=dict)
+    init: str | None = None
+    weights: Path | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Inputs opened and checked against the plan of the trainable."""
+
+    schema: Schema
+    plan: Plan
+    sources: Sources
+    frozen: dict[str, nn.Module]
+    inputs: list[Input]
+    trained_with: dict[str, str]
+
+
+def run(
+    name: str,
+    config: Any,
+    given: Given,
+    out: Path,
+    *,
+    device: str = "auto",
+    stop: Stop = lambda: False,
+    watch: Watch = lambda status: None,
+) -> Artifact:
+    """Train, or go on where an interrupted run of the same config and inputs stopped. Returns the run."""
+    prepared = prepare(name, config, given, out)
+    runtime = make_runtime(device, config.train.precision, config.train.seed)
+    trainable = find_trainable(name)(config.model, prepared.schema)
+    torch.manual_seed(config.train.seed)
+    nets = trainable.networks()
+    if given.init is not None:
+        initialize(nets, given.init)
+    facts = {
+        "schema": prepared.schema.to_json(),
+        "trained_with": prepared.trained_with,
+        "scenes": len(prepared.sources.records),
+    }
+    with disk_faults(out), locked(out) if runtime.rank == 0 else contextlib.nullcontext():
+        writer = RunWriter(out, name, config, prepared.inputs, facts)
+        runtime.barrier()
+        if writer.finished:
+            return open_artifact(out, "run")
+        if runtime.rank == 0:
+            writer.begin()
+        train(
+            trainable,
+            prepared.plan,
+            prepared.sources,
+            prepared.frozen,
+            nets,
+            config.train,
+            config.log,
+            writer,
+            runtime,
+            stop,
+            watch,
+        )
+        runtime.barrier()
+    return open_artifact(out, "run")
+
+
+def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
+    """Open what was given and check that it is what the plan needs, before anything starts."""
+    dataset = open_dataset(given.data, config.format)
+    records = dataset.records(config.split)
+    if not records:
+        raise DataError(
+            f"the dataset has no scene in split {config.split!r}",
+            where=given.data,
+            fix=f"it has the splits {', '.join(dataset.splits()) or 'none'}",
+        )
+    schema = dataset.schema
+    plan = find_trainable(name).plan(config.model, schema, config.train.steps)
+    home = out.parent
+    inputs = [Input("data", relative_path(given.data, home), dataset_digest(dataset, records))]
+    bank, neighbors = open_retrieval(plan.train, given.bank, given.index, name)
+    if bank is not None:
+        require_same_classes(schema, bank.schema, "the bank", given.bank)
+        inputs.append(bank.artifact.as_input("bank", home))
+    if neighbors is not None:
+        inputs.append(neighbors.artifact.as_input("index", home))
+    frozen: dict[str, nn.Module] = {}
+    trained_with: dict[str, str] = {}
+    for role in given.frozen.keys() - plan.train.frozen.keys():
+        raise ConfigError(f"{name} with this config uses no {role!r}", fix=f"leave out --with {role}=…")
+    for role, kind in plan.train.frozen.items():
+        if role not in given.frozen:
+            raise ConfigError(f"{name} needs a trained {kind}", fix=f"give --with {role}=runs/…, a run of {kind}")
+        path, step = parse_reference(given.frozen[role])
+        loaded = load_networks(path, step, trainable=kind)
+        require_same_classes(schema, loaded.schema, f"the {role}", path)
+        frozen[role] = next(iter(loaded.nets.values()))
+        trained_with[role] = loaded.digest
+        inputs.append(loaded.weights.as_input(role, home))
+    if plan.perceptual:
+        vgg = None if config.perceptual == "random" else resolve("vgg19", given.weights)
+        frozen["perceptual"] = Perceptual(vgg).eval().requires_grad_(False)
+    if given.init is not None:
+        path, step = parse_reference(given.init.partition(":")[0])
+        inputs.append(open_weights(path, step).as_input("init", home))
+    sources = Sources(dataset, records, bank, neighbors)
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with)
+
+
+def open_retrieval(
+    needs: Needs, bank: Path | None, index: Path | None, name: str
+) -> tuple[Bank | None, Neighbors | None]:
+    """The bank and the neighbors that the plan asks for; what it does not use is refused, what it lacks is named."""
+    for what, path, kind in (("bank", bank, needs.bank), ("index", index, needs.index)):
+        if kind is None and path is not None:
+            raise ConfigError(f"{name} with this config uses no {what}", fix=f"leave out --{what}")
+        if kind is not None and path is None:
+            raise ConfigError(f"{name} needs a {what} of {kind}", fix=f"give --{what}")
+    opened = Bank.open(bank) if bank is not None else None
+    if opened is not None and opened.kind != needs.bank:
+        raise ArtifactError(f"this is a bank of {opened.kind}, {name} needs one of {needs.bank}", where=bank)
+    if index is None or opened is None:
+        return opened, None
+    return opened, Neighbors.open(index, opened)
+
+
+def require_same_classes(wanted: Schema, found: Schema, what: str, where: Path | None) -> None:
+    """Class names must agree in order. Raises ArtifactError naming the first that differs."""
+    if wanted.names == found.names:
+        return
+    pairs = zip([*wanted.names, None], [*found.names, None], strict=False)
+    first = next(((a, b) for a, b in pairs if a != b), (len(wanted.names), len(found.names)))
+    raise ArtifactError(f"{what} has other classes: {first[1]!r} where {first[0]!r} is expected", where=where)
+
+
+def initialize(nets: Mapping[str, nn.Module], init: str) -> None:
+    """Start from another run's weights: `runs/a` gives every network of the same name, `runs/a:G` only G."""
+    reference, _, only = init.partition(":")
+    path, step = parse_reference(reference)
+    weights = open_weights(path, step)
+    tensors = read_weights(weights.file)
+    wanted = [only] if only else [name for name in nets if name in tensors]
+    if not wanted or any(name not in nets or name not in tensors for name in wanted):
+        raise ArtifactError(
+            f"no network {only or 'of the same name'} to start from",
+            where=path,
+            fix=f"the run has {', '.join(sorted(tensors))}; this training has {', '.join(nets)}",
+        )
+    for name in wanted:
+        load_into(nets[name], tensors[name], weights.file, name)
+
+
+def plan(name: str, config: Any, given: Given, out: Path) -> dict[str, Any]:
+    """What `run` would do: the resolved config, the inputs with their digests, the bytes of a checkpoint."""
+    prepared = prepare(name, config, given, out)
+    nets = find_trainable(name)(config.model, prepared.schema).networks()
+    parameters = {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()}
+    copies = {n: 3 + (n in prepared.plan.averaged) for n in nets}  # the weights and Adam's two moments
+    return {
+        "trains": name,
+        "config": config.model_dump(mode="json"),
+        "inputs": [i.to_json() for i in prepared.inputs],
+        "scenes": len(prepared.sources.records),
+        "parameters": parameters,
+        "bytes_per_checkpoint": sum(4 * parameters[n] * copies[n] for n in nets),
+        "checkpoints_kept": config.log.keep,
+        "out": str(out),
+    }

@@ -1,0 +1,49 @@
+"""The whole registry: what the training loop can train, by name. A system is added with one line and one folder."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+from pipelines.config import Layer, parse_yaml
+from pipelines.errors import ConfigError
+from pipelines.segment.segmenter import Segmenter
+from pipelines.systems.base import System, Trainable
+from pipelines.systems.oasis.system import Oasis
+from pipelines.systems.resail.system import Resail
+from pipelines.systems.spade.system import Spade
+
+SYSTEMS: dict[str, type[System]] = {"oasis": Oasis, "resail": Resail, "spade": Spade}
+TRAINABLES: dict[str, type[Trainable]] = {**SYSTEMS, "segmenter": Segmenter}
+
+
+def find_trainable(name: str) -> type[Trainable]:
+    if name not in TRAINABLES:
+        raise ConfigError(f"unknown system {name!r}", fix=f"choose one of {', '.join(SYSTEMS)}")
+    return TRAINABLES[name]
+
+
+def find_system(name: str) -> type[System]:
+    if name not in SYSTEMS:
+        raise ConfigError(f"unknown system {name!r}", fix=f"choose one of {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
+
+
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """The presets that a trainable ships, by name."""
+    folder = resources.files(find_trainable(name).__module__.rpartition(".")[0]) / "presets"
+    if not folder.is_dir():
+        return {}
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    return {
+        f.name.removesuffix(".yaml"): parse_yaml(f.read_text(encoding="utf-8"), f"preset {name}/{f.name}")
+        for f in files
+    }
+
+
+def preset_layer(name: str, preset: str) -> Layer:
+    found = presets(name)
+    if preset not in found:
+        known = ", ".join(found) or "none"
+        raise ConfigError(f"{name} has no preset {preset!r}", fix=f"choose one of: {known}")
+    return Layer(f"preset {preset}", found[preset])

@@ -1,0 +1,55 @@
+"""Read back what the training loop wrote: the networks of a run, ready to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from pipelines.data.scene import Schema
+from pipelines.errors import ArtifactError
+from pipelines.systems.base import Trainable
+from pipelines.systems.table import find_trainable
+from pipelines.train.checkpoint import AVERAGE, load_into, read_weights
+from pipelines.train.run import Weights, open_weights
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trainable rebuilt from its run; nets are in eval mode, frozen, averaged weights where the run keeps them."""
+
+    weights: Weights
+    name: str
+    trainable: Trainable
+    schema: Schema
+    nets: dict[str, nn.Module]
+
+    @property
+    def digest(self) -> str:
+        return self.weights.sha256
+
+
+def load_networks(
+    path: Path, step: int | None = None, *, trainable: str | None = None, averaged: bool = True
+) -> LoadedRun:
+    """The networks of a run at its newest step or a given one.
+
+    trainable: refuse a run of anything else. averaged: take the averaged weights of networks that have them.
+    Raises ArtifactError when the run is damaged, of another kind, or its weights do not fit its config.
+    """
+    weights = open_weights(path, step, trainable)
+    name = str(weights.manifest["trainable"])
+    kind = find_trainable(name)
+    schema = Schema.from_json(weights.manifest["schema"])
+    config = kind.Config.model_validate(weights.manifest["config"]["model"])
+    built = kind(config, schema)
+    tensors = read_weights(weights.file)
+    nets = built.networks()
+    for net_name, net in nets.items():
+        source = net_name + AVERAGE if averaged and net_name + AVERAGE in tensors else net_name
+        if source not in tensors:
+            raise ArtifactError(f"the weights hold no network {net_name}", where=weights.file)
+        load_into(net, tensors[source], weights.file, source)
+        net.eval().requires_grad_(False)
+    return LoadedRun(weights, name, built, schema, nets)

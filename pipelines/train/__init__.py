@@ -1,0 +1,1 @@
+"""The one training loop of rgs, its data order, its checkpoints and its log."""

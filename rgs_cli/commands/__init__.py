@@ -1,0 +1,1 @@
+"""One module per verb: parse, resolve the config, call the stage, emit."""

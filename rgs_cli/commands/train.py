@@ -1,0 +1,184 @@
+"""rgs train generator|segmenter|index: learn from data, write a run or an index."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rgs_cli import console
+from rgs_cli.options import (
+    ConfigFile,
+    Data,
+    Device,
+    DryRun,
+    Format,
+    Json,
+    Out,
+    Set,
+    Weights,
+    parse_size,
+    seconds,
+    user_layers,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter or an index.")
+
+Split = Annotated[str | None, typer.Option("--split", help="Split to train on.  [default: train]")]
+Preset = Annotated[str | None, typer.Option("--preset", help="Named settings; `rgs show system NAME` lists them.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimization steps.")]
+Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Examples in a batch.")]
+Size = Annotated[str | None, typer.Option("--size", metavar="H[xW]", help="Training size: 64, or 256x512.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw depends on it.")]
+Precision = Annotated[str | None, typer.Option("--precision", help="fp32 or bf16.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that make examples.")]
+StopAfter = Annotated[
+    str | None, typer.Option("--stop-after", metavar="TIME", help="Stop with a checkpoint after e.g. 20m; resumable.")
+]
+Init = Annotated[str | None, typer.Option("--init", metavar="RUN[:NET]", help="Start from another run's weights.")]
+
+
+@app.command("generator")
+def generator(
+    out: Out,
+    data: Data,
+    system: Annotated[str, typer.Option("--system", help="resail, spade or oasis.", show_default=False)],
+    bank: Annotated[Path | None, typer.Option("--bank", help="A bank of segments.")] = None,
+    index: Annotated[Path | None, typer.Option("--index", help="An index of that bank.")] = None,
+    with_: Annotated[
+        list[str] | None, typer.Option("--with", metavar="ROLE=RUN", help="A frozen run, e.g. segmenter=runs/s.")
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    size: Size = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    split: Split = None,
+    format_: Format = None,
+    perceptual: Annotated[
+        str | None, typer.Option("--perceptual", help="vgg19 (ImageNet weights) or random (fixed seed).")
+    ] = None,
+    weights: Weights = None,
+    init: Init = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    stop_after: StopAfter = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a generator of a published system; the same command again resumes it exactly.
+
+    Example: rgs train generator --system resail --data photos --bank banks/x --index indexes/x --with
+    segmenter=runs/s --preset small -o runs/g
+    """
+    from pipelines.errors import ConfigError
+    from pipelines.systems.table import find_system
+
+    find_system(system)
+    frozen = {}
+    for text in with_ or []:
+        role, equals, path = text.partition("=")
+        if not equals or not role or not path:
+            raise ConfigError(f"--with {text!r} is not ROLE=RUN", fix="write for instance --with segmenter=runs/s")
+        frozen[role] = path
+    flags = {
+        "model.framing.size": list(parse_size(size)) if size else None,
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.seed": seed,
+        "train.precision": precision,
+        "split": split,
+        "format": format_,
+        "perceptual": perceptual,
+        "log.workers": workers,
+    }
+    given = {"data": data, "bank": bank, "index": index, "frozen": frozen, "init": init, "weights": weights}
+    _train(system, preset, config, set_, flags, given, out, device, stop_after, json, dry_run)
+
+
+@app.command("segmenter")
+def segmenter(
+    out: Out,
+    data: Data,
+    arch: Annotated[str | None, typer.Option("--arch", help="unet, deeplabv3 or lraspp.")] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    size: Size = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    split: Split = None,
+    format_: Format = None,
+    init: Init = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    stop_after: StopAfter = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a segmenter: a loss network for RESAIL, or a judge for `rgs eval`; never the same run for both.
+
+    Example: rgs train segmenter --data photos --arch unet --size 128 -o runs/s
+    """
+    flags = {
+        "model.arch": arch,
+        "model.size": list(parse_size(size)) if size else None,
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.seed": seed,
+        "train.precision": precision,
+        "split": split,
+        "format": format_,
+        "log.workers": workers,
+    }
+    given = {"data": data, "init": init}
+    _train("segmenter", preset, config, set_, flags, given, out, device, stop_after, json, dry_run)
+
+
+def _train(
+    name: str,
+    preset: str | None,
+    config_file: Path | None,
+    assignments: list[str] | None,
+    flags: dict[str, Any],
+    paths: dict[str, Any],
+    out: Path,
+    device: str,
+    stop_after: str | None,
+    json: bool,
+    dry_run: bool,
+) -> None:
+    from pipelines.config import dump_yaml, resolve
+    from pipelines.stages import train as stage
+    from pipelines.systems.table import preset_layer
+
+    below = [preset_layer(name, preset)] if preset else []
+    config = resolve(stage.config_of(name), [*below, *user_layers(config_file, assignments, flags)])
+    given = stage.Given(**paths)
+    limit = seconds(stop_after) if stop_after else None
+    if dry_run:
+        console.emit(dump_yaml(stage.plan(name, config, given, out)).rstrip())
+        return
+    began = time.monotonic()
+    with console.Interrupts() as interrupts:
+        artifact = stage.run(
+            name,
+            config,
+            given,
+            out,
+            device=device,
+            stop=lambda: interrupts.signal is not None or (limit is not None and time.monotonic() - began > limit),
+            watch=console.watch_training(),
+        )
+    if artifact.manifest["status"] == "stopped" and interrupts.signal is None:
+        console.say(f"stopped at step {artifact.manifest['step']}; the same command goes on from there")
+    console.emit_artifact(out, json)
+    if interrupts.signal is not None and artifact.manifest["status"] != "finished":
+        raise typer.Exit(interrupts.exit_code)

@@ -1,0 +1,150 @@
+"""Streams: stderr for people (progress bars on a terminal, plain lines elsewhere), stdout for machines."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.errors import RgsError
+    from pipelines.progress import Progress
+    from pipelines.train.log import Status, Watch
+
+quiet = False
+debug = False
+PLAIN_INTERVAL = 5.0
+
+
+def say(text: str) -> None:
+    """A line for a person, on stderr."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def emit(path: Path | str) -> None:
+    """The one line of stdout: the artifact's path."""
+    print(path, flush=True)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def emit_artifact(path: Path, as_json: bool) -> None:
+    """The path of a finished artifact, or its manifest's head as JSON."""
+    if not as_json:
+        emit(path)
+        return
+    from pipelines.artifact import read_manifest
+
+    manifest = read_manifest(path)
+    head = {key: manifest[key] for key in ("format", "digest", "statistics", "status", "step") if key in manifest}
+    emit_json({"path": str(path), **head})
+
+
+def report(error: RgsError) -> None:
+    """What is wrong, where, how to fix it; on stderr even when --quiet."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), error.what))
+    if error.where:
+        console.print(Text(f"  where: {error.where}"))
+    if error.fix:
+        console.print(Text(f"  fix:   {error.fix}"))
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar per label on a terminal, a line now and then elsewhere, nothing when --quiet."""
+    if quiet:
+        yield lambda label, done, total: None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bars:
+            tasks: dict[str, Any] = {}
+
+            def advance(label: str, done: int, total: int) -> None:
+                if label not in tasks:
+                    tasks[label] = bars.add_task(label, total=total)
+                bars.update(tasks[label], completed=done, total=total)
+
+            yield advance
+    else:
+        last: dict[str, float] = {}
+
+        def line(label: str, done: int, total: int) -> None:
+            now = time.monotonic()
+            if done >= total or now - last.get(label, -PLAIN_INTERVAL) >= PLAIN_INTERVAL:
+                last[label] = now
+                say(f"{label}: {done}/{total}")
+
+        yield line
+
+
+def watch_training() -> Watch:
+    """The status line of a training: steps, images/s, memory, time left and the loss terms."""
+    last = 0.0
+
+    def watch(status: Status) -> None:
+        nonlocal last
+        now = time.monotonic()
+        done = status.step == status.steps
+        if quiet or (not done and now - last < (1.0 if sys.stderr.isatty() else PLAIN_INTERVAL)):
+            return
+        last = now
+        left = time.strftime("%H:%M:%S", time.gmtime(status.seconds_left))
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in status.terms.items())
+        text = (
+            f"step {status.step}/{status.steps}  {status.images_per_second:.1f} images/s  "
+            f"{status.memory_gb:.1f} GB  {left} left  {terms}"
+        )
+        if sys.stderr.isatty():
+            print(f"\r\x1b[2K{text[: _width() - 1]}", end="\n" if done else "", file=sys.stderr, flush=True)
+        else:
+            say(text)
+
+    return watch
+
+
+def _width() -> int:
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM ask a training to stop after its step; a second Ctrl-C stops it at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> Interrupts:
+        self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+        say("stopping after this step; the same command goes on from there (again to stop at once)")
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.signal is None else 128 + self.signal
