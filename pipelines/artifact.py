@@ -138,6 +138,12 @@ def verify_files(artifact: Artifact) -> None:
             )
 
 
+def require_free(out: Path) -> None:
+    """Raises ArtifactError when the output exists; `writing` asks too, but a stage may have much to do before."""
+    if out.exists():
+        raise ArtifactError("the output exists already", where=out, fix="choose another --out, or remove it first")
+
+
 @contextmanager
 def writing(
     out: Path,
@@ -152,11 +158,12 @@ def writing(
     the stage can go on with what is there; it is emptied first when it was begun with another config or other
     inputs. `statistics` may be filled until the context ends.
     """
-    if out.exists():
-        raise ArtifactError("the output exists already", where=out, fix="choose another --out, or remove it first")
+    require_free(out)
     partial = out.with_name(out.name + ".partial")
     plan = _plan(kind, config, inputs)
     with disk_faults(out), locked(partial):
+        for left in partial.rglob(".*.tmp"):  # of a writer that was killed
+            left.unlink()
         stamp = partial / "plan.json"
         if not stamp.is_file() or json.loads(stamp.read_text()) != plan:
             for entry in partial.iterdir():

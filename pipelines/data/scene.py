@@ -46,7 +46,7 @@ class Schema:
     def __post_init__(self) -> None:
         for what, values in (("id", [c.id for c in self.classes]), ("name", [c.name for c in self.classes])):
             if len(set(values)) != len(values):
-                twice = next(v for v in values if values.count(v) > 1)
+                twice = next(v for i, v in enumerate(values) if v in values[:i])
                 raise DataError(f"two classes have the {what} {twice!r}", fix="give every class its own")
         if not self.classes:
             raise DataError("the schema has no classes", fix="list at least one class that is not ignored")
@@ -162,9 +162,14 @@ class Scene:
 class Dataset(Protocol):
     """Annotated images of one format on disk. Records are sorted by id; `read` decodes and validates one scene."""
 
-    format: str
-    root: Path
-    schema: Schema
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def schema(self) -> Schema: ...
 
     def splits(self) -> list[str]: ...
 

@@ -31,7 +31,9 @@ from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Watch
 from pipelines.train.loop import Stop, train
 from pipelines.train.run import RunWriter, open_weights, parse_reference
-from pipelines.weights import resolve
+from pipelines.weights import VGG19, read, resolve
+
+PERCEPTUAL_SEED = 19
 
 
 class TrainConfig(Config):
@@ -149,9 +151,9 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
     bank, neighbors = open_retrieval(plan.train, given.bank, given.index, name)
     if bank is not None:
         require_same_classes(schema, bank.schema, "the bank", given.bank)
-        inputs.append(bank.artifact.as_input("bank", home))
+        inputs.append(Input("bank", relative_path(bank.path, home), bank.digest))
     if neighbors is not None:
-        inputs.append(neighbors.artifact.as_input("index", home))
+        inputs.append(Input("index", relative_path(neighbors.path, home), neighbors.digest))
     frozen: dict[str, nn.Module] = {}
     trained_with: dict[str, str] = {}
     for role in given.frozen.keys() - plan.train.frozen.keys():
@@ -166,13 +168,19 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
         trained_with[role] = loaded.digest
         inputs.append(loaded.weights.as_input(role, home))
     if plan.perceptual:
-        vgg = None if config.perceptual == "random" else resolve("vgg19", given.weights)
-        frozen["perceptual"] = Perceptual(vgg).eval().requires_grad_(False)
+        frozen["perceptual"] = perceptual_network(config.perceptual, given.weights)
     if given.init is not None:
         path, step = parse_reference(given.init.partition(":")[0])
         inputs.append(open_weights(path, step).as_input("init", home))
     sources = Sources(dataset, records, bank, neighbors)
     return Prepared(schema, plan, sources, frozen, inputs, trained_with)
+
+
+def perceptual_network(kind: Literal["vgg19", "random"], weights: Path | None) -> nn.Module:
+    """ImageNet's VGG-19 from a file, or one of random weights; raises EnvironmentFault where the file is missing."""
+    if kind == "random":
+        return Perceptual(PERCEPTUAL_SEED)
+    return Perceptual(read(resolve(VGG19, weights, alternative="--perceptual random")))
 
 
 def open_retrieval(

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.bank.bank import Bank
-from pipelines.config import Config
+from pipelines.data.palette import paint_labels
 from pipelines.data.scene import Dataset, SceneRecord, Schema
-from pipelines.index.neighbors import Neighbors
-from pipelines.index.shape_index import ShapeIndex
+from pipelines.data.transforms import nearest_resize
+from pipelines.errors import DataError
+
+if TYPE_CHECKING:
+    from pipelines.bank.bank import Bank
+    from pipelines.index.neighbors import Neighbors
+    from pipelines.index.shape_index import ShapeIndex
 
 Batch = dict[str, Any]
 Networks = Mapping[str, nn.Module]
@@ -117,7 +121,7 @@ class Synthesis:
 class Trainable(Protocol):
     """What the training loop trains. `schema` is kept in the run, so that later stages need no dataset."""
 
-    Config: ClassVar[type[Config]]
+    Config: ClassVar[Any]
 
     @classmethod
     def plan(cls, config: Any, schema: Schema, steps: int) -> Plan: ...
@@ -148,7 +152,7 @@ class Trainable(Protocol):
 class System(Trainable, Protocol):
     """A published method: a trainable that synthesizes. `Options` is what synthesis may be asked beyond an image."""
 
-    Options: ClassVar[type[Config]]
+    Options: ClassVar[Any]
 
     def request(self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
         """The synthesis twin of `example`, in the main process; it may search indexes."""
@@ -159,18 +163,25 @@ class System(Trainable, Protocol):
 
 @dataclass(frozen=True)
 class LayoutItem:
-    """One layout to make an image of. labels: (h, w) int16 class indices; instances: (h, w) int32, 0 for none.
+    """One layout to make an image of.
 
-    image: (h, w, 3) uint8, the real photo, only where the caller has one (oracle retrieval, exemplars).
-    exclude: the scene or group whose pieces may not be used, "" for none. variant: 0 for the first image of a layout.
+    labels: (H, W) int16 class indices and instances: (H, W) int32, 0 for none, as they were drawn. size: (h, w) of
+    the image. image: (H, W, 3) uint8, the real photo, where the caller has it. exclude: («source» or «group», name)
+    whose pieces may not be used. variant: 0 for the first image of a layout.
     """
 
     name: str
     labels: np.ndarray
     instances: np.ndarray
+    size: tuple[int, int]
     image: np.ndarray | None = None
-    exclude: str = ""
+    exclude: tuple[Literal["source", "group"], str] | None = None
     variant: int = 0
+
+    @property
+    def sized_labels(self) -> np.ndarray:
+        """(h, w) the labels at the size of the image."""
+        return nearest_resize(self.labels, self.size)
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:
@@ -181,3 +192,30 @@ def stack(examples: Sequence[dict[str, Any]]) -> Batch:
         else [e[key] for e in examples]
         for key in examples[0]
     }
+
+
+def scene_layers(
+    sources: Sources, scene_id: str, *, need_instances: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Image, labels and instances of a training scene. Raises DataError when it lacks what is needed."""
+    assert sources.dataset is not None
+    scene = sources.dataset.read(sources.record(scene_id))
+    missing = [
+        name
+        for name, layer, needed in (
+            ("image", scene.image, True),
+            ("label map", scene.labels, True),
+            ("instance map", scene.instances, need_instances),
+        )
+        if needed and layer is None
+    ]
+    if missing:
+        raise DataError(f"the scene {scene_id} has no {' and no '.join(missing)}", where=sources.dataset.root)
+    assert scene.image is not None and scene.labels is not None
+    return scene.image, scene.labels, scene.instances
+
+
+def painted(labels: Tensor, schema: Schema) -> Tensor:
+    """(n, h, w) class indices in the classes' colors: (n, 3, h, w) in [-1, 1], for a person to look at."""
+    colors = np.stack([paint_labels(one, schema) for one in labels.cpu().numpy()])
+    return torch.from_numpy(colors).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -22,6 +23,7 @@ class LoadedRun:
     weights: Weights
     name: str
     trainable: Trainable
+    config: Any
     schema: Schema
     nets: dict[str, nn.Module]
 
@@ -52,4 +54,4 @@ def load_networks(
             raise ArtifactError(f"the weights hold no network {net_name}", where=weights.file)
         load_into(net, tensors[source], weights.file, source)
         net.eval().requires_grad_(False)
-    return LoadedRun(weights, name, built, schema, nets)
+    return LoadedRun(weights, name, built, config, schema, nets)

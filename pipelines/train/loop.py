@@ -137,11 +137,11 @@ def _run_phase(
         if not bool(values.isfinite().all()):
             name = next(n for n, t in terms.items() if not bool(t.isfinite().all()))
             raise NumericalError(
-                f"loss {phase.name}/{name} is {float(terms[name])} at step {step}",
+                f"loss {phase.name}/{name} is {float(terms[name].detach())} at step {step}",
                 where=f"seed {runtime.seed}",
                 fix="lower the learning rate, or use --set train.precision=fp32",
             )
-        (sum(terms.values(), torch.zeros((), device=runtime.device)) / len(micro)).backward()  # type: ignore[no-untyped-call]
+        (sum(terms.values(), torch.zeros((), device=runtime.device)) / len(micro)).backward()
         for name, value in zip(terms, values, strict=True):
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(micro)
     runtime.average_gradients(nets[name] for name in phase.nets)
@@ -159,13 +159,13 @@ def average(target: nn.Module, source: nn.Module, decay: float, step: int) -> No
     The decay grows as (1 + step) / (10 + step) up to its value, so that a short run is not an average of its start.
     """
     decay = min(decay, (1 + step) / (10 + step))
-    for mean, new in zip(target.parameters(), source.parameters(), strict=True):
-        mean.lerp_(new, 1 - decay)
-    for (name, mean), new in zip(target.named_buffers(), source.buffers(), strict=True):
+    for weight, new in zip(target.parameters(), source.parameters(), strict=True):
+        weight.lerp_(new, 1 - decay)
+    for (name, state), new_state in zip(target.named_buffers(), source.buffers(), strict=True):
         if name.endswith(("running_mean", "running_var")):
-            mean.lerp_(new, 1 - decay)
+            state.lerp_(new_state, 1 - decay)
         else:
-            mean.copy_(new)
+            state.copy_(new_state)
 
 
 def _restore(

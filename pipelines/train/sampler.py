@@ -6,7 +6,7 @@ each process a contiguous slice. So resuming needs no state, and two processes s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,8 +93,8 @@ def _start_worker(_: int) -> None:
 class _Given:
     """A batch sampler that hands on what it was given; the loader iterates it once."""
 
-    def __init__(self, lists: Iterator[Sequence[Draw]]) -> None:
+    def __init__(self, lists: Iterator[list[Draw]]) -> None:
         self.lists = lists
 
-    def __iter__(self) -> Iterator[Sequence[Draw]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         return self.lists

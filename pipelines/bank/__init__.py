@@ -1,0 +1,1 @@
+"""Banks: real pieces cut out of annotated images, on disk with masks, labels and provenance."""

@@ -1,0 +1,54 @@
+"""Folds by group: scenes of one sequence, place or panorama never stand on both sides of a fold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.data.scene import SceneRecord
+from pipelines.errors import ConfigError, DataError
+
+
+def folds_by_group(records: Sequence[SceneRecord], folds: int) -> list[list[str]]:
+    """Deal scenes into folds of nearly equal size without splitting a group: the ids of each fold, sorted.
+
+    The largest group goes to the smallest fold, ties to the first; the same records give the same folds. A scene
+    without a group stands alone. Raises ConfigError for more folds than groups or fewer than 2, DataError if no
+    scene has a group.
+    """
+    if folds < 2:
+        raise ConfigError(f"{folds} folds are not enough", fix="ask for 2 or more")
+    if not any(record.group for record in records):
+        raise DataError("no scene has a group", fix="give sequences in domains.csv")
+    groups: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        groups.setdefault((record.group, "" if record.group else record.id), []).append(record.id)
+    if len(groups) < folds:
+        raise ConfigError(f"{len(groups)} groups cannot make {folds} folds", fix=f"ask for {len(groups)} or fewer")
+    dealt: list[list[str]] = [[] for _ in range(folds)]
+    for _, members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
+        min(dealt, key=len).extend(members)
+    return [sorted(fold) for fold in dealt]
+
+
+def write_folds(folds: Sequence[Sequence[str]], out: Path) -> list[Path]:
+    """Write OUT/fold-K/val.txt with the scenes of fold K and train.txt with all others, one id a line, and
+    OUT/folds.json with the folds; a list is what `Dataset.records` takes as a split. Returns what was written.
+
+    Raises ConfigError if the folder holds anything.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("the output is not empty", where=out, fix="name a new folder")
+    written = []
+    for number, held_out in enumerate(folds):
+        folder = out / f"fold-{number}"
+        folder.mkdir(parents=True)
+        rest = sorted(scene for other in folds if other is not held_out for scene in other)
+        for name, scenes in (("train", rest), ("val", held_out)):
+            path = folder / f"{name}.txt"
+            path.write_text("".join(f"{scene}\n" for scene in scenes), encoding="utf-8")
+            written.append(path)
+    table = out / "folds.json"
+    table.write_text(json.dumps({"folds": [list(fold) for fold in folds]}, indent=1) + "\n", encoding="utf-8")
+    return [*written, table]

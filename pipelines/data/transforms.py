@@ -1,0 +1,19 @@
+"""Geometry that must be the same wherever a map is resized."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def nearest_resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, ...) `values` to `size` = (h, w): row i comes from row floor((i + 0.5) H / h), columns alike.
+
+    This is the one nearest-neighbor rule of the project (PyTorch calls it nearest-exact, PIL NEAREST). Labels,
+    instances, segment ownership and masks that are resized together stay aligned only if all use it. The
+    result is always a new array. OpenCV's INTER_NEAREST drops the 0.5 and shifts maps by half a pixel.
+    """
+    h, w = size
+    H, W = values.shape[:2]
+    rows = (2 * np.arange(h) + 1) * H // (2 * h)
+    columns = (2 * np.arange(w) + 1) * W // (2 * w)
+    return values[rows][:, columns]

@@ -1,0 +1,1 @@
+"""Named evaluation protocols over well-kept metric libraries. Numbers here know nothing of files."""

@@ -1,0 +1,130 @@
+"""What is evaluated: the images of a samples artifact, each with its layout, and the real images they answer to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from pipelines.artifact import Artifact, Input, digest_json, relative_path, sha256_file
+from pipelines.data.augment import Size
+from pipelines.data.digest import dataset_digest
+from pipelines.data.listing import inside, pictures
+from pipelines.data.open import open_dataset
+from pipelines.data.pixels import read_index_map
+from pipelines.data.scene import SceneRecord, Schema
+from pipelines.errors import ArtifactError, ConfigError, DataError
+
+T = TypeVar("T")
+
+SPARE_IDS = (255, 65535)
+"""What marks ignored pixels in layouts whose schema has no ignored id: the first of these that is no class."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a samples artifact. source: the stem of the layout it was made from; variant: 0 for its first."""
+
+    name: str
+    source: str
+    variant: int
+    image: Path
+    layout: Path
+    guidance: Path | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images by the source of the samples. `kind` says what they were taken from; digest covers their bytes."""
+
+    root: Path
+    kind: str
+    images: Mapping[str, Path]
+    digest: str
+
+    def as_input(self, relative_to: Path) -> Input:
+        return Input("reference", relative_path(self.root, relative_to), self.digest)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.root.resolve().name, "kind": self.kind, "images": len(self.images), "digest": self.digest}
+
+
+def read_samples(artifact: Artifact) -> list[Sample]:
+    """The samples of an artifact, sorted by name. Raises ArtifactError when its list cannot be understood."""
+    sidecar = artifact.path / "samples.jsonl"
+    samples = []
+    try:
+        for line in sidecar.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            image, layout = (inside(artifact.path, entry[key], sidecar) for key in ("image", "layout"))
+            guidance = inside(artifact.path, entry["guidance"], sidecar) if entry.get("guidance") else None
+            samples.append(Sample(entry["name"], entry["source"], int(entry["variant"]), image, layout, guidance))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"the list of samples cannot be read: {error!r}", where=sidecar) from error
+    if not samples:
+        raise ArtifactError("the artifact holds no samples", where=artifact.path)
+    return sorted(samples, key=lambda sample: sample.name)
+
+
+def read_labels(path: Path, schema: Schema, size: Size) -> np.ndarray:
+    """The layout of a sample: (h, w) int16 class indices, IGNORED for none. It must have the size of its image."""
+    ignored = schema.ignored or tuple(i for i in SPARE_IDS if i not in schema.ids)[:1]
+    labels = replace(schema, ignored=ignored).indices(read_index_map(path), path)
+    if labels.shape != tuple(size):
+        raise DataError(f"the layout has {labels.shape} pixels, its image {tuple(size)}", where=path)
+    return labels
+
+
+def find_reference(root: Path, samples: Sequence[Sample], format: str | None, split: str | None) -> Reference:
+    """The real image of every sample: from a dataset by scene, or from a plain folder of images by stem.
+
+    A folder that holds images itself is a plain one, unless a format is named. Raises DataError when a sample finds
+    none, ConfigError when it finds several.
+    """
+    if not root.is_dir():
+        raise DataError("the reference is no folder", where=root, fix="give a dataset or a folder of images")
+    sources = sorted({sample.source for sample in samples})
+    plain, _ = pictures(root)
+    if format is None and plain:
+        if split is not None:
+            raise ConfigError("a plain folder of images has no splits", where=root, fix="leave out --split")
+        found = {stem: paths for stem, paths in plain.items() if stem in set(sources)}
+        chosen = _one_each(found, sources, root, len(plain))
+        digest = digest_json({stem: sha256_file(path) for stem, path in chosen.items()})
+        return Reference(root, "folder of images", chosen, digest)
+    dataset = open_dataset(root, format)
+    records = dataset.records(split)
+    by_name: dict[str, dict[str, SceneRecord]] = {}
+    for record in records:
+        for name in {Path(record.id).name, *(path.stem for path in (record.image, record.labels) if path)}:
+            by_name.setdefault(name, {})[record.id] = record
+    wanted = {name: list(by_name[name].values()) for name in sources if name in by_name}
+    scenes = _one_each(wanted, sources, root, len(records))
+    images: dict[str, Path] = {}
+    for name, record in scenes.items():
+        if record.image is None:
+            raise DataError(f"the scene {record.id} has no photo to compare with", where=root)
+        images[name] = record.image
+    kind = f"{dataset.format} dataset" + (f", split {split}" if split else "")
+    used = list({record.id: record for record in scenes.values()}.values())
+    return Reference(root, kind, images, dataset_digest(dataset, used))
+
+
+def _one_each(found: Mapping[str, Sequence[T]], sources: Sequence[str], root: Path, count: int) -> dict[str, T]:
+    """The one thing found for each source."""
+    missing = [name for name in sources if not found.get(name)]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(sources)} layouts have no reference image of their name, for instance "
+            f"{', '.join(map(repr, missing[:3]))}",
+            where=root,
+            fix=f"give the dataset (or split) that the layouts came from; this one has {count} images",
+        )
+    several = next((name for name in sources if len(found[name]) > 1), None)
+    if several is not None:
+        raise ConfigError(f"several reference images are named {several!r}", where=root, fix="choose with --split")
+    return {name: found[name][0] for name in sources}

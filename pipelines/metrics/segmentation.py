@@ -1,0 +1,45 @@
+"""Agreement of predicted with wanted label maps: mIoU and pixel accuracy from counts over a whole set.
+
+Pixels whose reference is ignored count nowhere. The three counts of a class (pixels right, pixels of the reference,
+pixels predicted) are all that the scores need, and they add up over images: TP, TP + FN and TP + FP.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+PROTOCOL = "confusion matrix of the whole set; classes in neither reference nor prediction left out"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Scores of a set. iou: (classes,), NaN for a class in neither reference nor prediction."""
+
+    miou: float
+    accuracy: float
+    iou: np.ndarray
+
+
+def confusion(reference: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """(classes, classes) int64: pixels by reference (row) and predicted (column) class; reference -1 is ignored."""
+    valid = reference >= 0
+    pairs = reference[valid].astype(np.int64) * classes + predicted[valid]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+
+def class_counts(matrix: np.ndarray) -> np.ndarray:
+    """(classes, 3) int64 of a confusion matrix: pixels right, of the reference, predicted."""
+    return np.stack([np.diag(matrix), matrix.sum(1), matrix.sum(0)], axis=1)
+
+
+def agreement(counts: np.ndarray) -> Agreement:
+    """Scores from `class_counts`, summed over images. NaN where no pixel has a reference."""
+    right, reference, predicted = counts.astype(np.float64).T
+    union = reference + predicted - right
+    iou = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    labelled = reference.sum()
+    if not labelled:
+        return Agreement(float("nan"), float("nan"), iou)
+    return Agreement(float(np.nanmean(iou)), float(right.sum() / labelled), iou)

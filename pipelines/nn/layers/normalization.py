@@ -1,0 +1,124 @@
+"""Normalization without parameters of its own, and SPADE, which takes them from a map (Park et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipelines.nn.reduce import differentiable_all_reduce_sum, world_size
+
+EPS = 1e-5
+
+ParameterFree = Literal["batch", "instance", "group"]
+Maps = Mapping[str, Tensor]
+"""The conditions at the size of a feature map, by name: (n, channels, h, w) each."""
+
+
+class BatchNorm(nn.Module):
+    """Batch norm without affine parameters, over the joined batch of all processes; works on gloo too.
+
+    state: running_mean, running_var (unbiased), num_batches_tracked, as nn.BatchNorm2d has them.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, features: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+        self.register_buffer("num_batches_tracked", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked += 1
+            if world_size() > 1:
+                return self._over_processes(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, training=self.training, momentum=self.momentum, eps=EPS
+        )
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        """Two sums over processes, of x and then of its squared deviations, since E[x²] - E[x]² cancels."""
+        wide = x.to(self.running_mean.dtype)
+        local = torch.cat([wide.sum((0, 2, 3)), wide.new_tensor([x.numel() / x.shape[1]])])
+        total = differentiable_all_reduce_sum(local)
+        mean, count = total[:-1] / total[-1], total[-1].detach()
+        centered = wide - mean[:, None, None]
+        var = differentiable_all_reduce_sum(centered.square().sum((0, 2, 3))) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1).clamp(min=1), self.momentum)
+        return (centered * torch.rsqrt(var + EPS)[:, None, None]).to(x.dtype)
+
+
+def instance_norm(x: Tensor) -> Tensor:
+    """Instance norm without affine parameters; a map of a single pixel, which is its own mean, becomes zero."""
+    return F.instance_norm(x, eps=EPS) if x.shape[-1] * x.shape[-2] > 1 else x * 0
+
+
+class InstanceNorm(nn.Module):
+    """`instance_norm` as a module, without state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return instance_norm(x)
+
+
+def parameter_free(kind: ParameterFree, features: int) -> nn.Module:
+    """The norm below a modulation: over the batch, over each image, or over groups of channels of each image.
+
+    There are as many groups as can be, up to 32, of 8 channels at least.
+    """
+    if kind == "batch":
+        return BatchNorm(features)
+    if kind == "instance":
+        return InstanceNorm()
+    return nn.GroupNorm(math.gcd(32, features, max(1, features // 8)), features, eps=EPS, affine=False)
+
+
+def twin_conv(gamma: nn.Conv2d, beta: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """gamma(x), beta(x) of two convolutions of the same form, made by one that reads x once."""
+    weight = torch.cat([gamma.weight, beta.weight])
+    bias = None if gamma.bias is None or beta.bias is None else torch.cat([gamma.bias, beta.bias])
+    first, second = F.conv2d(x, weight, bias, gamma.stride, gamma.padding).chunk(2, 1)
+    return first, second
+
+
+class Spade(nn.Module):
+    """SPADE: norm(h) (1 + gamma(m)) + beta(m), with gamma and beta convolved from a map m at the size of h.
+
+    features: channels of h. channels: channels of m. reads: which of the maps m is.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        channels: int,
+        *,
+        hidden: int = 128,
+        kernel: int = 3,
+        norm: ParameterFree = "batch",
+        reads: str = "labels",
+    ) -> None:
+        super().__init__()
+        self.reads = reads
+        self.param_free_norm = parameter_free(norm, features)
+        pad = kernel // 2
+        self.mlp_shared = nn.Sequential(nn.Conv2d(channels, hidden, kernel, padding=pad), nn.ReLU())
+        self.mlp_gamma = nn.Conv2d(hidden, features, kernel, padding=pad)
+        self.mlp_beta = nn.Conv2d(hidden, features, kernel, padding=pad)
+
+    def modulation(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """gamma and beta, each (n, features, h, w)."""
+        return twin_conv(self.mlp_gamma, self.mlp_beta, self.mlp_shared(maps[self.reads]))
+
+    def forward(self, h: Tensor, maps: Maps) -> Tensor:
+        gamma, beta = self.modulation(maps)
+        return self.param_free_norm(h) * (1 + gamma) + beta

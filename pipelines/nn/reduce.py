@@ -1,0 +1,49 @@
+"""Sums over the processes of a run: the one place where a batch-level quantity meets the other ranks.
+
+Without an initialized torch.distributed group there is one process and every sum is the identity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """Number of processes that share a batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of `tensor` over processes, without a gradient; the argument is left alone."""
+    total = tensor.detach()
+    if world_size() > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+    return total
+
+
+def differentiable_all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of `tensor` over processes whose gradient is the sum of the gradients that the processes see.
+
+    So that after every rank's backward the parameters' gradients, averaged over ranks, are those of the average
+    of the ranks' losses.
+    """
+    return _AllReduceSum.apply(tensor) if world_size() > 1 else tensor
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total

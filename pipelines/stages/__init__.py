@@ -1,0 +1,1 @@
+"""Stages: each reads artifacts, writes exactly one artifact, and returns it. `run(config, …) -> Artifact`."""

@@ -1,0 +1,434 @@
+"""Build a bank: cut the pieces of annotated images into shards.
+
+A bank is new, or grows out of another: with more sources, or without some. Either way it is a list of shards, each
+of which is cut from images, shared with the other bank, or copied from it without the removed sources. A shard is a
+run of consecutive sources, so what it holds depends neither on the number of jobs nor on interruptions, and a build
+that was killed goes on with the shards that are missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, sha256_file, writing
+from pipelines.bank.bank import ShardTable, read_shard_table, shard_paths
+from pipelines.bank.segments import Decompose
+from pipelines.bank.writer import (
+    BadScene,
+    Codec,
+    Piece,
+    Shard,
+    Source,
+    cut_segments,
+    labeled_pixels,
+    read_shard,
+    without_sources,
+    write_shard,
+)
+from pipelines.config import Config
+from pipelines.data.digest import digest_of, record_digests
+from pipelines.data.open import open_dataset
+from pipelines.data.scene import Dataset, SceneRecord, Schema
+from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.progress import Progress, silent
+from pipelines.stages.processes import in_processes
+
+SAMPLED_SCENES = 8
+"""How many scenes a dry run cuts to estimate the size of the bank."""
+
+
+class BuildBank(Config):
+    """What a bank holds and how its pieces are cut and stored."""
+
+    kind: Literal["segments"] = "segments"
+    """What the pieces are: segments of label maps."""
+    format: str | None = None
+    """The dataset's format; recognized from its files when not given."""
+    split: str | None = "train"
+    """Which images: a split, a list of scene ids (a path ending in .txt), or null for all."""
+    decompose: Decompose = Decompose()
+    """How label maps are cut into segments."""
+    codec: Codec = "png"
+    """How pixels are stored: png is exact, jpeg is smaller."""
+    shard_sources: int = Field(default=64, ge=1)
+    """How many images share a shard, the unit of work, of resuming and of sharing between banks."""
+    removed: tuple[str, ...] = ()
+    """The sources left out of the bank that this one grew out of; set by --remove-source."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """A shard taken over as it is."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A shard to be cut from images, each with its digest."""
+
+    name: str
+    records: tuple[SceneRecord, ...]
+    digests: tuple[str, ...]
+
+    @property
+    def sources(self) -> int:
+        return len(self.records)
+
+
+@dataclass(frozen=True)
+class Thin:
+    """A shard to be copied without some of its sources."""
+
+    name: str
+    path: Path
+    removed: frozenset[str]
+    sources: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """All there is to do for a bank. data: the dataset that shards are cut from, if any are."""
+
+    config: BuildBank
+    schema: Schema
+    inputs: list[Input]
+    shares: list[Share]
+    makes: list[Cut | Thin]
+    data: Dataset | None = None
+
+
+def run(
+    config: BuildBank,
+    *,
+    out: Path,
+    data: Path | None = None,
+    add_to: Path | None = None,
+    base: Path | None = None,
+    remove: Sequence[str] = (),
+    jobs: int = 1,
+    max_bad: int = 10,
+    progress: Progress = silent,
+) -> Artifact:
+    """Write the bank of `data`; of bank `add_to` and `data`; or of bank `base` without the sources `remove`.
+
+    jobs: processes. max_bad: how many scenes may be unusable; they are listed in the statistics. Neither changes
+    the digest. Raises DataError when more are unusable, when a source to be added is in the bank with other content,
+    or one to be removed is not; ConfigError when the sources or configs do not fit together; ArtifactError when `out`
+    exists or the other bank is damaged; EnvironmentFault when the disk is full or another process writes to `out`.
+    """
+    require_free(out)
+    work = _prepare(config, out, data, add_to, base, remove, jobs, progress)
+    statistics: dict[str, Any] = {}
+    with writing(out, "bank", work.config, work.inputs, statistics) as partial:
+        shards = partial / "shards"
+        shards.mkdir(exist_ok=True)
+        _share(work.shares, shards, jobs)
+        _make(work, shards, jobs, max_bad, progress)
+        names = sorted([task.name for task in [*work.shares, *work.makes]], key=lambda name: int(Path(name).stem))
+        statistics.update(_statistics(work, [read_shard_table(shards / name) for name in names], out))
+    return open_artifact(out, "bank")
+
+
+def plan(
+    config: BuildBank,
+    *,
+    out: Path,
+    data: Path | None = None,
+    add_to: Path | None = None,
+    base: Path | None = None,
+    remove: Sequence[str] = (),
+    jobs: int = 1,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """What `run` would do: the config, the inputs with their digests, shards, and about how many bytes it would write.
+
+    The bytes of shards to be cut are extrapolated from a few scenes, cut here and now.
+    """
+    require_free(out)
+    work = _prepare(config, out, data, add_to, base, remove, jobs, progress)
+    return {
+        "config": work.config.model_dump(mode="json"),
+        "inputs": [entry.to_json() for entry in work.inputs],
+        "shards": {"shared": len(work.shares), "written": len(work.makes)},
+        "sources": sum(task.sources for task in work.makes),
+        "bytes": _estimate(work),
+    }
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes shards in a folder; travels to the worker processes."""
+
+    folder: Path
+    config: BuildBank
+    things: np.ndarray
+    data: Dataset | None
+
+    def __call__(self, task: Cut | Thin) -> list[BadScene]:
+        """Make one shard unless it is there, whole. The scenes of it that could not be used."""
+        path = self.folder / task.name
+        if path.exists():
+            with suppress(ArtifactError):
+                return list(read_shard(path).bad)
+        shard = self.cut(task) if isinstance(task, Cut) else without_sources(read_shard(task.path), task.removed)
+        write_shard(path, shard)
+        return list(shard.bad)
+
+    def cut(self, task: Cut) -> Shard:
+        """The pieces of some images."""
+        sources: list[tuple[Source, list[Piece]]] = []
+        bad: list[BadScene] = []
+        for record, digest in zip(task.records, task.digests, strict=True):
+            try:
+                sources.append(self.cut_source(record, digest))
+            except DataError as error:
+                bad.append(BadScene(record.id, self.reason(error)))
+        return Shard(sources, bad)
+
+    def cut_source(self, record: SceneRecord, digest: str) -> tuple[Source, list[Piece]]:
+        """The pieces of one image. Raises DataError when it cannot be used."""
+        assert self.data is not None
+        scene = self.data.read(record)
+        pieces = cut_segments(scene, self.things, self.config.decompose, self.config.codec)
+        assert scene.image is not None
+        height, width = scene.image.shape[:2]
+        source = Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest)
+        return source, pieces
+
+    def reason(self, error: DataError) -> str:
+        """What is wrong with a scene and where, without the place of the dataset: it is stored and hashed."""
+        assert self.data is not None
+        text = error.what if error.where is None else f"{error.where}: {error.what}"
+        return text.replace(f"{self.data.root}{os.sep}", "")
+
+
+def _prepare(
+    config: BuildBank,
+    out: Path,
+    data: Path | None,
+    add_to: Path | None,
+    base: Path | None,
+    remove: Sequence[str],
+    threads: int,
+    progress: Progress,
+) -> Work:
+    if base is not None:
+        if data is not None or add_to is not None:
+            raise ConfigError("a bank is made from a dataset or from a bank, not both", fix="use --add-to BANK to add")
+        return _thinned(config, base, remove, out)
+    if remove:
+        raise ConfigError("--remove-source needs the bank to remove from", fix="add --from BANK")
+    if data is None:
+        raise ConfigError("there is nothing to build a bank from", fix="name a dataset, or --from BANK")
+    dataset = open_dataset(data, config.format)
+    split = Path(config.split).name if config.split and config.split.endswith(".txt") else config.split
+    stored = config.model_copy(update={"format": config.format or dataset.format, "split": split, "removed": ()})
+    records = sorted(dataset.records(config.split), key=lambda record: record.id)
+    if not records:
+        raise DataError("the dataset has no scenes", where=data)
+    digests = record_digests(dataset, records, threads, progress)
+    given = Input("data", relative_path(data, out.parent), digest_of(dataset.schema, digests))
+    if add_to is not None:
+        return _grown(stored, add_to, dataset, records, digests, given, out)
+    cuts = _cuts(records, digests, config.shard_sources, first=0)
+    return Work(stored, dataset.schema, [given], [], cuts, dataset)
+
+
+def _grown(
+    config: BuildBank,
+    add_to: Path,
+    dataset: Dataset,
+    records: Sequence[SceneRecord],
+    digests: dict[str, str],
+    given: Input,
+    out: Path,
+) -> Work:
+    """Bank `add_to` and the records that it lacks."""
+    parent = open_artifact(add_to, "bank")
+    config = _inherit(config, parent, ("kind", "decompose", "codec"))
+    schema = Schema.from_json(parent.statistics["schema"])
+    ours, theirs = ([(c.id, c.name, c.thing) for c in s.classes] for s in (dataset.schema, schema))
+    if ours != theirs:
+        raise DataError(
+            "the dataset and the bank to add to have different classes",
+            where=dataset.root,
+            fix="give the dataset the classes of the bank, or build a new bank",
+        )
+    known = {source.id: source.digest for table in _tables(parent) for source in table.sources}
+    changed = [record.id for record in records if known.get(record.id, digests[record.id]) != digests[record.id]]
+    if changed:
+        raise DataError(
+            f"{len(changed)} scenes are in the bank with other content: {_some(changed)}",
+            where=dataset.root,
+            fix=f"remove them first: rgs build-bank --from {add_to} --remove-source {changed[0]} --out …",
+        )
+    new = [record for record in records if record.id not in known]
+    if not new:
+        raise DataError("every scene is in the bank already", where=dataset.root, fix="use the bank as it is")
+    shares = _shares(parent)
+    first = 1 + max(int(Path(share.name).stem) for share in shares)
+    inputs = [parent.as_input("bank", out.parent), given]
+    return Work(config, schema, inputs, shares, _cuts(new, digests, config.shard_sources, first), dataset)
+
+
+def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) -> Work:
+    """Bank `base` without the sources `remove`; a shard that would be left without sources goes."""
+    if not remove:
+        raise ConfigError("--from needs what to remove", fix="add --remove-source ID")
+    parent = open_artifact(base, "bank")
+    tables = _tables(parent)
+    known = [source.id for table in tables for source in table.sources]
+    removed = frozenset(remove)
+    if strange := sorted(removed - set(known)):
+        near = difflib.get_close_matches(strange[0], known, n=1)
+        raise DataError(
+            f"the bank has no source {strange[0]!r}",
+            where=base,
+            fix=f"did you mean {near[0]!r}?" if near else f"its sources are called like {known[0]!r}",
+        )
+    if removed == set(known):
+        raise DataError("nothing would be left of the bank", where=base, fix="delete the bank instead")
+    shares, thins = [], []
+    for share, table in zip(_shares(parent), tables, strict=True):
+        left = sum(source.id not in removed for source in table.sources)
+        if left == len(table.sources):
+            shares.append(share)
+        elif left:
+            thins.append(Thin(share.name, share.path, removed, left))
+    stored = _inherit(config, parent, ("kind", "format", "split", "decompose", "codec", "shard_sources"))
+    stored = stored.model_copy(update={"removed": tuple(sorted(removed))})
+    schema = Schema.from_json(parent.statistics["schema"])
+    return Work(stored, schema, [parent.as_input("bank", out.parent)], shares, list(thins))
+
+
+def _inherit(config: BuildBank, parent: Artifact, keys: Sequence[str]) -> BuildBank:
+    """The config with the parent's values of `keys`. Raises ConfigError where it was given another value."""
+    given = config.model_dump(mode="json", include=config.model_fields_set)
+    for key in keys:
+        if given.get(key, parent.config[key]) != parent.config[key]:
+            raise ConfigError(
+                f"{key} is {given[key]} but the other bank was built with {parent.config[key]}",
+                where=parent.path,
+                fix=f"leave {key} out, or build a new bank",
+            )
+    return BuildBank.model_validate({**config.model_dump(), **{key: parent.config[key] for key in keys}})
+
+
+def _cuts(records: Sequence[SceneRecord], digests: dict[str, str], size: int, first: int) -> list[Cut | Thin]:
+    runs = [tuple(records[start : start + size]) for start in range(0, len(records), size)]
+    return [
+        Cut(f"{number:05d}.h5", run_, tuple(digests[record.id] for record in run_))
+        for number, run_ in enumerate(runs, start=first)
+    ]
+
+
+def _tables(bank: Artifact) -> list[ShardTable]:
+    return [read_shard_table(path) for path in shard_paths(bank)]
+
+
+def _shares(bank: Artifact) -> list[Share]:
+    hashes = {bank.path / str(file["path"]): str(file["sha256"]) for file in bank.manifest["files"]}
+    return [Share(path.name, path, hashes[path]) for path in shard_paths(bank)]
+
+
+def _share(shares: Sequence[Share], folder: Path, threads: int) -> None:
+    """Link the shards into the folder, or copy them where links cannot be had; check that they are as recorded."""
+
+    def take(share: Share) -> None:
+        target = folder / share.name
+        if not (target.exists() and target.samefile(share.path)):
+            temporary = folder / f".{share.name}.{os.getpid()}.tmp"
+            try:
+                os.link(share.path, temporary)
+            except OSError:
+                shutil.copyfile(share.path, temporary)
+                with temporary.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            os.replace(temporary, target)
+        if sha256_file(target) != share.sha256:
+            raise ArtifactError(
+                f"the shard {share.name} was changed after it was written",
+                where=share.path,
+                fix="build that bank again",
+            )
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(take, shares))
+
+
+def _make(work: Work, folder: Path, jobs: int, max_bad: int, progress: Progress) -> None:
+    total, done = sum(task.sources for task in work.makes), 0
+    bad: list[BadScene] = []
+    maker = Maker(folder, work.config, work.schema.things, work.data)
+    progress("cutting", 0, total)
+    for task, found in in_processes(maker, work.makes, jobs):
+        done += task.sources
+        progress("cutting", done, total)
+        bad = sorted([*bad, *found], key=lambda scene: scene.id)
+        if isinstance(task, Cut) and len(bad) > max_bad:
+            raise DataError(
+                f"more than {max_bad} scenes cannot be used: "
+                + "; ".join(f"{scene.id} ({scene.reason})" for scene in bad[: max(3, max_bad + 1)]),
+                where=work.data.root if work.data else None,
+                fix="mend or remove them, or raise --max-bad",
+            )
+
+
+def _statistics(work: Work, tables: Sequence[ShardTable], out: Path) -> dict[str, Any]:
+    sources = [source for table in tables for source in table.sources]
+    ids = np.concatenate([table.columns["ids"] for table in tables])
+    categories = np.concatenate([table.columns["categories"] for table in tables])
+    areas = np.concatenate([table.columns["areas"] for table in tables])
+    if not len(ids):
+        raise DataError("the bank would be empty: no scene has a segment", where=work.data.root if work.data else out)
+    if len(np.unique(ids)) != len(ids):
+        raise DataError("two pieces have one id", where=out, fix="rename one of the scenes")
+    counts = np.bincount(categories, minlength=len(work.schema.classes)).tolist()
+    used = {source.id for source in sources}
+    bad = {scene.id: scene.reason for table in tables for scene in table.bad if scene.id not in used}
+    return {
+        "kind": work.config.kind,
+        "schema": work.schema.to_json(),
+        "items": len(ids),
+        "sources": len(sources),
+        "shards": len(tables),
+        "per_class": dict(zip(work.schema.names, counts, strict=True)),
+        "licences": dict(sorted(Counter(source.licence for source in sources).items())),
+        "pixels": {"labeled": sum(source.labeled for source in sources), "kept": int(areas.sum())},
+        "bad": [{"id": scene, "reason": reason} for scene, reason in sorted(bad.items())],
+    }
+
+
+def _estimate(work: Work) -> int:
+    """About how many bytes the shards to be made take."""
+    thins = [task for task in work.makes if isinstance(task, Thin)]
+    cuts = [task for task in work.makes if isinstance(task, Cut)]
+    total = sum(task.path.stat().st_size for task in thins)
+    scenes = [pair for task in cuts for pair in zip(task.records, task.digests, strict=True)]
+    step = max(1, len(scenes) // SAMPLED_SCENES)
+    maker = Maker(Path(), work.config, work.schema.things, work.data)
+    sizes = []
+    for record, digest in scenes[::step][:SAMPLED_SCENES]:
+        with suppress(DataError):
+            _, pieces = maker.cut_source(record, digest)
+            sizes.append(sum(len(p.pixels) + len(p.mask) + len(p.canonical) + 96 for p in pieces))
+    return total + (round(len(scenes) * sum(sizes) / len(sizes)) if sizes else 0)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,61 @@
+"""rgs build-bank: cut annotated images into a bank of pieces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rgs_cli import console
+from rgs_cli.options import ConfigFile, DryRun, Format, Jobs, Json, Out, Set, user_layers
+
+
+def build_bank(
+    out: Out,
+    data: Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="A dataset.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="What to cut: segments.  [default: segments]")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="A split, or a .txt list.  [default: train]")] = None,
+    format_: Format = None,
+    add_to: Annotated[Path | None, typer.Option("--add-to", help="A bank to grow by DATASET's new images.")] = None,
+    base: Annotated[Path | None, typer.Option("--from", help="A bank to take over without --remove-source.")] = None,
+    remove_source: Annotated[
+        list[str] | None, typer.Option("--remove-source", metavar="ID", help="A source to leave out; repeatable.")
+    ] = None,
+    max_bad: Annotated[int, typer.Option("--max-bad", min=0, help="Unusable images tolerated; they are listed.")] = 10,
+    jobs: Jobs = 1,
+    config: ConfigFile = None,
+    set_: Set = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Cut labelled photos into a bank of segments; killed and run again, it goes on where it stopped.
+
+    Examples: rgs build-bank photos -o banks/x; rgs build-bank more --add-to banks/x -o banks/y; rgs build-bank --from
+    banks/x --remove-source train/0007 -o banks/z
+    """
+    from pipelines.config import dump_yaml, resolve
+    from pipelines.stages import build_bank as stage
+
+    flags = {"kind": kind, "split": split, "format": format_}
+    resolved = resolve(stage.BuildBank, user_layers(config, set_, flags))
+    remove = remove_source or []
+    if dry_run:
+        plan = stage.plan(resolved, out=out, data=data, add_to=add_to, base=base, remove=remove)
+        console.emit(dump_yaml(plan).rstrip())
+        return
+    with console.progress() as progress:
+        artifact = stage.run(
+            resolved,
+            out=out,
+            data=data,
+            add_to=add_to,
+            base=base,
+            remove=remove,
+            jobs=jobs,
+            max_bad=max_bad,
+            progress=progress,
+        )
+    for bad in artifact.statistics["bad"]:
+        console.say(f"not usable: {bad['id']}: {bad['reason']}")
+    console.emit_artifact(out, json)

@@ -1,0 +1,154 @@
+"""rgs data toy|check|palette|split: a dataset to start from, and validation of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rgs_cli import console
+from rgs_cli.options import DryRun, Format, Jobs, Json, Out, parse_size
+
+if TYPE_CHECKING:
+    from pipelines.data.check import CheckReport
+
+app = typer.Typer(no_args_is_help=True, help="Make, check and prepare datasets.")
+
+Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset.", show_default=False)]
+
+
+@app.command("toy")
+def toy(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist yet.")],
+    train: Annotated[int, typer.Option("--train", min=1, help="Scenes of the train split.")] = 200,
+    val: Annotated[int, typer.Option("--val", min=0, help="Scenes of the val split.")] = 40,
+    size: Annotated[str, typer.Option("--size", metavar="H[xW]", help="Size of the images.")] = "256",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The town is a function of it.")] = 0,
+    jobs: Jobs = 1,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Draw a procedural town: street scenes with exact labels and instances, to try everything on.
+
+    Example: rgs data toy town --train 200 --val 40
+    """
+    from pipelines.config import dump_yaml
+    from pipelines.data.toy import write_town
+
+    height, width = parse_size(size)
+    settings = {"out": str(out), "train": train, "val": val, "size": [height, width], "seed": seed}
+    if dry_run:
+        console.emit(dump_yaml({**settings, "bytes": int((train + val) * height * width * 2.2)}).rstrip())
+        return
+    with console.progress() as progress:
+        write_town(
+            out,
+            seed=seed,
+            train=train,
+            val=val,
+            size=(height, width),
+            jobs=jobs,
+            progress=lambda done, total: progress("scenes", done, total),
+        )
+    console.emit_json({**settings, "path": str(out)}) if json else console.emit(out)
+
+
+@app.command("check")
+def check(
+    dataset: Dataset,
+    format_: Format = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many faults to name.")] = 10,
+    json: Json = False,
+) -> None:
+    """Read every file of a dataset, count its classes, and name what is wrong with it. Exit code 3 when anything is.
+
+    Example: rgs data check photos
+    """
+    from pipelines.data.check import check_dataset
+
+    with console.progress() as progress:
+        report = check_dataset(dataset, format_, limit, lambda done, total: progress("scenes", done, total))
+    if json:
+        console.emit_json(report.to_json())
+    else:
+        _print_report(report, dataset)
+        console.emit(dataset)
+    if not report.valid:
+        raise typer.Exit(3)
+
+
+@app.command("palette")
+def palette(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET|BANK|RUN", help="What has the classes.")],
+    out: Out,
+    size: Annotated[str, typer.Option("--size", metavar="H[xW]", help="Size of the blank layout.")] = "256",
+    fill: Annotated[str | None, typer.Option("--fill", help="Class that covers the blank layout.")] = None,
+    format_: Format = None,
+) -> None:
+    """Write the classes' colors as palette.png and a blank layout.png to draw on with them.
+
+    Example: rgs data palette town -o palette --fill sky
+    """
+    from pipelines.data.palette import write_blank_layout, write_palette
+    from pipelines.errors import ArtifactError
+    from pipelines.stages.show import schema_of
+
+    schema = schema_of(dataset, format_)
+    if out.exists():
+        raise ArtifactError("the output exists already", where=out, fix="choose another --out")
+    out.mkdir(parents=True)
+    write_palette(schema, out / "palette.png")
+    write_blank_layout(schema, parse_size(size), out / "layout.png", fill)
+    console.emit(out)
+
+
+@app.command("split")
+def split(
+    dataset: Dataset,
+    out: Out,
+    by: Annotated[str, typer.Option("--by", help="What may not be split; group is all there is.")] = "group",
+    folds: Annotated[int, typer.Option("--folds", min=2, help="How many folds.")] = 5,
+    from_split: Annotated[str | None, typer.Option("--split", help="Only scenes of this split.")] = None,
+    format_: Format = None,
+) -> None:
+    """Write folds that never divide a group, as lists of scenes that --split takes.
+
+    Example: rgs data split photos --folds 5 -o folds && rgs build-bank photos --split folds/fold-1/train.txt -o banks/1
+    """
+    from pipelines.data.open import open_dataset
+    from pipelines.data.split import folds_by_group, write_folds
+    from pipelines.errors import ArtifactError, ConfigError
+
+    if by != "group":
+        raise ConfigError(f"cannot split by {by!r}", where="--by", fix="use --by group")
+    if out.exists():
+        raise ArtifactError("the output exists already", where=out, fix="choose another --out")
+    records = open_dataset(dataset, format_).records(from_split)
+    write_folds(folds_by_group(records, folds), out)
+    console.emit(out)
+
+
+def _print_report(report: CheckReport, dataset: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    people = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
+    sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sorted(report.sizes.items(), key=lambda kv: -kv[1])[:5])
+    people.print(f"{dataset}: {report.scenes} scenes; sizes {sizes}; unlabelled {report.unlabelled:.1%}")
+    table = Table("id", "class", "pixels", "scenes", "instances", box=None)
+    for c in report.classes:
+        table.add_row(str(c.id), c.name, f"{c.share:.2%}", str(c.scenes), str(c.instances or ""))
+    people.print(table)
+    for title, faults, total in (
+        ("faults", report.faults, report.total_faults),
+        ("warnings", report.warnings, report.total_warnings),
+    ):
+        if total:
+            people.print(f"{total} {title}" + (f", the first {len(faults)}:" if total > len(faults) else ":"))
+            for fault in faults:
+                people.print(f"  {fault.file}: {fault.reason}", markup=False)
+    for note in report.notes:
+        people.print(f"note: {note}", markup=False)
+    if report.valid:
+        people.print("no faults")

@@ -1,0 +1,98 @@
+"""Published networks, loaded from their authors' keys, give the authors' numbers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from functools import cache, partial
+from pathlib import Path
+
+import fill
+import published_keys as keys
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+TOLERANCE = 1e-4
+
+
+@cache
+def case(name):
+    return json.loads((HERE / f"{name}.json").read_text()), load_file(HERE / f"{name}.safetensors")
+
+
+def network(name, part):
+    published = importlib.import_module(f"pipelines.systems.{name}.published")
+    spec = case(name)[0]
+    shapes = {key: tuple(shape) for key, shape in spec["parameters"][part].items()}
+    return published.load(part, keys.tensors(part, shapes), spec["config"])
+
+
+def labels(name, side):
+    return torch.from_numpy(fill.one_hot_labels(name, 2, 6, side, side)[0])
+
+
+def given(name, shape):
+    return torch.from_numpy(fill.model_input(name, shape))
+
+
+def assert_golden(output, name, key):
+    expected = case(name)[1][key]
+    assert output.shape == expected.shape
+    assert (output - expected).abs().max() <= TOLERANCE * expected.abs().max()
+
+
+@torch.no_grad()
+def test_spade_generator():
+    assert_golden(network("spade", "G")(labels("spade", 64)), "spade", "image")
+
+
+@torch.no_grad()
+def test_spade_discriminator():
+    image = given("spade.image", (2, 3, 64, 64))
+    features = network("spade", "D")(torch.cat([labels("spade", 64), image], 1))
+    for i, scale in enumerate(features):
+        assert_golden(scale[-1], "spade", f"D{i}_logit")
+        assert_golden(scale[0][:, :2], "spade", f"D{i}_feat0")
+
+
+@torch.no_grad()
+def test_spade_encoder():
+    mu, logvar = network("spade", "E")(given("spade.exemplar", (2, 3, 256, 256)))
+    assert_golden(mu, "spade", "vae_mu")
+    assert_golden(logvar, "spade", "vae_logvar")
+
+
+@torch.no_grad()
+def test_resail_generator():
+    guidance = given("resail.guidance", (2, 3, 128, 128))
+    assert_golden(network("resail", "G")(labels("resail", 128), guidance), "resail", "image")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("everywhere", [True, False], ids=["vector", "map"])
+def test_oasis_generator(everywhere):
+    z = given("oasis.z", (2, 8))
+    if not everywhere:
+        z = z[:, :, None, None].expand(2, 8, 64, 64)
+    assert_golden(network("oasis", "G")(labels("oasis", 64), z), "oasis", "image")
+
+
+@torch.no_grad()
+def test_oasis_discriminator():
+    assert_golden(network("oasis", "D")(given("oasis.image", (2, 3, 64, 64))), "oasis", "D_logits")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "shapes"),
+    [
+        ("spade", "G", keys.spade_generator(6, 4, partial(keys.spade, maps=6))),
+        ("spade", "D", keys.spade_discriminator(9, 4, 4, 2)),
+        ("spade", "E", keys.encoder(4, 6)),
+        ("resail", "G", keys.spade_generator(6, 4, partial(keys.resail, maps=6))),
+        ("oasis", "G", keys.oasis_generator(6, 4, 8)),
+    ],
+)
+def test_the_oracle_of_keys_is_right(name, part, shapes):
+    assert shapes == {key: tuple(shape) for key, shape in case(name)[0]["parameters"][part].items()}

@@ -1,0 +1,182 @@
+"""Published networks of other options than the golden ones load, and wrong tensors or options are refused."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import published_keys as keys
+import pytest
+import torch
+
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.systems.oasis import published as oasis
+from pipelines.systems.resail import published as resail
+from pipelines.systems.spade import published as spade
+
+
+def one_hot(n, classes, h, w):
+    labels = torch.randint(0, classes, (n, h, w), generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.one_hot(labels, classes).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("norm", "batch", "kernel", "spectral"),
+    [
+        ("spectralspadeinstance3x3", "", 3, True),
+        ("spectralspadebatch3x3", "param_free_norm", 3, True),
+        ("spectralspadesyncbatch5x5", "param_free_norm", 5, True),
+        ("spadebatch1x1", "param_free_norm", 1, False),
+    ],
+)
+def test_spade_generator_of_every_norm(norm, batch, kernel, spectral):
+    layer = partial(keys.spade, maps=3, kernel=kernel, batch=batch)
+    state = keys.tensors("G", keys.spade_generator(3, 2, layer, spectral=spectral))
+    network = spade.load("G", state, {"semantic_nc": 3, "ngf": 2, "height": 32, "width": 32, "norm_G": norm})
+    assert not network.training
+    assert network(one_hot(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("option", "factor"), [("normal", 32), ("more", 64), ("most", 128)])
+def test_spade_generator_of_every_depth(option, factor):
+    layer = partial(keys.spade, maps=3)
+    state = keys.tensors("G", keys.spade_generator(3, 2, layer, most=option == "most"))
+    config = {"semantic_nc": 3, "ngf": 2, "num_upsampling_layers": option, "height": factor, "width": 2 * factor}
+    network = spade.load("G", state, config)
+    assert network.factor == factor
+    assert network(one_hot(1, 3, factor, 2 * factor)).shape == (1, 3, factor, 2 * factor)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "size", [{"height": 64, "width": 128}, {"crop_size": 128, "aspect_ratio": 2}], ids=["sides", "aspect"]
+)
+def test_spade_generator_from_a_latent_vector(size):
+    shapes = keys.spade_generator(3, 2, partial(keys.spade, maps=3), z_dim=5, start=(2, 4))
+    network = spade.load("G", keys.tensors("G", shapes), {"semantic_nc": 3, "ngf": 2, "z_dim": 5, **size})
+    for h, w in ((64, 128), (64, 64)):  # its own size, and another one
+        assert network(one_hot(2, 3, h, w), torch.randn(2, 5)).shape == (2, 3, h, w)
+    with pytest.raises(ConfigError, match="latent vector"):
+        network(one_hot(2, 3, 64, 128))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layers", "scales"), [(3, 1), (4, 3), (5, 2)])
+def test_discriminators_of_other_depths(layers, scales):
+    config = {"semantic_nc": 3, "ndf": 8, "n_layers_D": layers, "num_D": scales}
+    pair = torch.randn(1, 6, 64, 64)
+    for system, shapes in (
+        (spade, keys.spade_discriminator(6, 8, layers, scales)),
+        (resail, keys.sesame_discriminator(3, 8, layers, scales)),
+    ):
+        features = system.load("D", keys.tensors("D", shapes), config)(pair)
+        assert len(features) == scales
+        for scale in features:
+            assert len(scale) == layers + 1
+            assert scale[-1].shape[1] == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("convs", [5, 6])
+def test_encoders_of_both_sizes(convs):
+    network = spade.load("E", keys.tensors("E", keys.encoder(4, convs)), {"semantic_nc": 3, "ngf": 4})
+    mu, logvar = network(torch.randn(2, 3, 100, 60))
+    assert mu.shape == logvar.shape == (2, 256)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("option", "size"), [("normal", 32), ("more", 64)])
+def test_resail_generator(option, size):
+    state = keys.tensors("G", keys.spade_generator(3, 2, partial(keys.resail, maps=3)))
+    network = resail.load("G", state, {"semantic_nc": 3, "ngf": 2, "num_upsampling_layers": option})
+    image = network(one_hot(1, 3, size, 2 * size), torch.randn(1, 3, size, 2 * size))
+    assert image.shape == (1, 3, size, 2 * size)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("z_dim", "kernel", "said"), [(4, 3, False), (0, 3, False), (0, 5, True), (6, 5, True)])
+def test_oasis_generator_with_and_without_noise(z_dim, kernel, said):
+    state = keys.tensors("G", keys.oasis_generator(3, 2, z_dim, kernel))
+    config = {"semantic_nc": 3, "channels_G": 2, "z_dim": z_dim or 64, "spade_ks": kernel}
+    network = oasis.load("G", state, config | ({"no_3dnoise": z_dim == 0} if said else {}))
+    z = torch.randn(2, z_dim) if z_dim else None
+    assert network(one_hot(2, 3, 32, 64), z).shape == (2, 3, 32, 64)
+
+
+def small_state():
+    return keys.tensors("G", keys.spade_generator(3, 2, partial(keys.spade, maps=3)))
+
+
+CONFIG = {"semantic_nc": 3, "ngf": 2}
+
+
+def test_a_missing_tensor_is_named():
+    state = small_state()
+    del state["up_1.conv_0.weight_orig"]
+    with pytest.raises(ArtifactError, match=r"1 missing: up_1\.conv_0\.weight_orig"):
+        spade.load("G", state, CONFIG)
+
+
+def test_an_unexpected_tensor_is_named():
+    with pytest.raises(ArtifactError, match=r"1 unexpected: up_9\.conv_0\.bias"):
+        spade.load("G", small_state() | {"up_9.conv_0.bias": torch.zeros(2)}, CONFIG)
+
+
+def test_a_misshaped_tensor_is_named_with_both_shapes():
+    with pytest.raises(ArtifactError, match=r"1 misshaped: conv_img\.bias is \(4,\), not \(3,\)"):
+        spade.load("G", small_state() | {"conv_img.bias": torch.zeros(4)}, CONFIG)
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(ArtifactError, match=r"conv_img\.bias is None"):
+        spade.load("G", small_state() | {"conv_img.bias": "evil"}, CONFIG)
+
+
+def test_many_faults_are_cut_short():
+    with pytest.raises(ArtifactError, match="…"):
+        spade.load("G", small_state(), CONFIG | {"ngf": 4})
+
+
+def test_names_in_the_error_are_the_authors():
+    state = keys.tensors("G", keys.oasis_generator(3, 2, 4))
+    del state["body.2.norm_s.first_norm.running_var"]
+    with pytest.raises(ArtifactError, match=r"body\.2\.norm_s\.first_norm\.running_var"):
+        oasis.load("G", state, {"semantic_nc": 3, "channels_G": 2, "z_dim": 4})
+
+
+@pytest.mark.parametrize("system", [spade, resail, oasis])
+def test_unknown_parts_are_refused(system):
+    with pytest.raises(ConfigError, match="no part 'F'"):
+        system.load("F", {}, {"semantic_nc": 3})
+
+
+@pytest.mark.parametrize("system", [spade, resail, oasis])
+def test_an_empty_file_is_refused(system):
+    for part in "GD":
+        with pytest.raises(ArtifactError):
+            system.load(part, {}, {"semantic_nc": 3})
+
+
+@pytest.mark.parametrize("system", [spade, resail, oasis])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"semantic_nx": 3}, "unknown option 'semantic_nx'"), ({"semantic_nc": "3"}, "no int"), ({}, "missing")],
+)
+def test_wrong_options_are_refused(system, change, said):
+    with pytest.raises(ConfigError, match=said):
+        system.load("G", {}, change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"norm_G": "spectralsean3x3"}, {"norm_G": "spectralspadebatch3x5"}, {"num_upsampling_layers": "many"}]
+)
+def test_wrong_values_are_refused(change):
+    with pytest.raises(ConfigError):
+        spade.load("G", small_state(), CONFIG | change)
+
+
+def test_norms_that_are_not_supported_are_refused():
+    state = keys.tensors("D", keys.spade_discriminator(6, 4, 4, 2))
+    with pytest.raises(ConfigError, match="norm_D"):
+        spade.load("D", state, {"semantic_nc": 3, "ndf": 4, "norm_D": "spectralbatch"})
