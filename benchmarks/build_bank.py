@@ -24,9 +24,9 @@ import numpy as np
 
 from pipelines.artifact import environment
 from pipelines.bank.segments import Decompose, decompose
-from pipelines.bank.writer import encode_pixels
+from pipelines.bank.shard import encode_pixels
 from pipelines.data.open import open_dataset
-from pipelines.data.toy.write import write_toy
+from pipelines.data.toy.write import write_town
 from pipelines.stages import build_bank
 
 RESULTS = Path(__file__).parent / "results"
@@ -78,7 +78,7 @@ def main() -> None:
         data = options.data
         if data is None:
             data = Path(folder) / "town"
-            write_toy(data, 8 if options.smoke else 200)
+            write_town(data, train=8 if options.smoke else 200, val=0)
         rounds = 1 if options.smoke else options.rounds
         bare = seconds(bare_cost(data, options.split), rounds)
         rows = [{"what": "decode, crop, encode", "jobs": 1, "seconds": bare}]

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.artifact import Artifact, open_artifact
+from pipelines.bank.shard import PARTS, BadScene, Source, decode_pixels, read_table
 from pipelines.bank.storage import ArrayFile, checksum, damaged
-from pipelines.bank.writer import PARTS, BadScene, Source, decode_pixels, read_table
 from pipelines.data.scene import Schema
 from pipelines.errors import ArtifactError
 

@@ -39,10 +39,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     fsync_directory(path.parent)
 
 
-def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Whole arrays of a file. Raises ArtifactError when it is missing, truncated or damaged, or lacks one."""
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """The named arrays of a file, or all. Raises ArtifactError when it is missing, truncated, damaged or lacks one."""
     with ArrayFile(path) as file:
-        return {name: file.read(name) for name in names}
+        return {name: file.read(name) for name in (file.names() if names is None else names)}
 
 
 class ArrayFile:
@@ -65,6 +65,10 @@ class ArrayFile:
 
     def close(self) -> None:
         self._file.close()
+
+    def names(self) -> list[str]:
+        with _readable(self.path):
+            return list(self._file)
 
     def read(self, name: str) -> np.ndarray:
         """A whole array, checked against its checksum."""

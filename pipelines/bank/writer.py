@@ -1,88 +1,142 @@
-"""Pieces and the shards they are written to.
+"""BankWriter: makes the shards of a bank, each cut from images, copied without some sources, or shared.
 
-A shard holds the pieces of a run of sources, in order: encoded pixels and bit-packed masks each in one uint8 blob
-with offsets, canonical masks bit-packed, one column per property, a CRC-32 for each part of each piece, and a table
-of its sources in JSON. A shard says nothing of the bank it is in, so banks can share it. Patches and whole images
-fit the same columns: category -1 where a piece has no class, an empty mask where it is its whole box, canonical
-masks of width 0 where shapes are of no use.
+A shard is made whole or not at all, and one that is there, whole, is not made again.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-import cv2
 import numpy as np
 
+from pipelines.artifact import fsync_directory, sha256_file
 from pipelines.bank.segments import Decompose, decompose
-from pipelines.bank.storage import checksum, damaged, read_arrays, write_arrays
-from pipelines.data.scene import IGNORED, Scene
-from pipelines.errors import DataError
+from pipelines.bank.shard import (
+    BadScene,
+    Codec,
+    Piece,
+    Shard,
+    Source,
+    encode_pixels,
+    read_shard,
+    without_sources,
+    write_shard,
+)
+from pipelines.data.scene import IGNORED, Dataset, Scene, SceneRecord
+from pipelines.errors import ArtifactError, DataError
 from pipelines.index.shape_search import canonical_mask, pack_mask
 
-FORMAT = "rgs/shard@1"
-PARTS = ("pixels", "mask", "canonical")
-"""What the three columns of crc32 cover."""
-COLUMNS = ("id", "source", "ordinal", "category", "thing", "area", "box", "crc32", "pixels_offset", "mask_offset")
 
-Codec = Literal["png", "jpeg"]
+@dataclass(frozen=True)
+class Share:
+    """A shard taken over as it is."""
+
+    name: str
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One piece of a source. box: (x, y, w, h) in pixels of the source. area: pixels of its mask.
+class Cut:
+    """A shard to be cut from images, each with its digest."""
 
-    ordinal: which piece of its source. pixels: the encoded crop, black outside the mask. mask: packed bits of the
-    box in row order. canonical: packed bits of the mask at 128x128. category: class index.
-    """
+    name: str
+    records: tuple[SceneRecord, ...]
+    digests: tuple[str, ...]
 
-    ordinal: int
-    category: int
-    thing: bool
-    area: int
-    box: tuple[int, int, int, int]
-    pixels: bytes
-    mask: bytes
-    canonical: bytes
+    @property
+    def sources(self) -> int:
+        return len(self.records)
 
 
 @dataclass(frozen=True)
-class Source:
-    """An image that pieces were cut from. digest: see pipelines/data/digest.py. labeled: pixels that have a class."""
+class Thin:
+    """A shard to be copied without some of its sources."""
 
-    id: str
-    group: str
-    licence: str
-    height: int
-    width: int
-    labeled: int
-    digest: str
+    name: str
+    path: Path
+    removed: frozenset[str]
+    sources: int
 
 
 @dataclass(frozen=True)
-class BadScene:
-    """A scene that could not be used, and why."""
+class BankWriter:
+    """Makes shards in a folder: cuts the segments of `data` with these settings. Picklable, for worker processes."""
 
-    id: str
-    reason: str
+    folder: Path
+    data: Dataset | None
+    things: np.ndarray
+    settings: Decompose
+    codec: Codec
+
+    def __call__(self, task: Cut | Thin) -> list[BadScene]:
+        """Make one shard unless it is there, whole. The scenes of it that could not be used."""
+        path = self.folder / task.name
+        if path.exists():
+            with suppress(ArtifactError):
+                return list(read_shard(path).bad)
+        shard = self.cut(task) if isinstance(task, Cut) else without_sources(read_shard(task.path), task.removed)
+        write_shard(path, shard)
+        return list(shard.bad)
+
+    def cut(self, task: Cut) -> Shard:
+        """The pieces of some images."""
+        sources: list[tuple[Source, list[Piece]]] = []
+        bad: list[BadScene] = []
+        for record, digest in zip(task.records, task.digests, strict=True):
+            try:
+                sources.append(self.cut_source(record, digest))
+            except DataError as error:
+                bad.append(BadScene(record.id, self.reason(error)))
+        return Shard(sources, bad)
+
+    def cut_source(self, record: SceneRecord, digest: str) -> tuple[Source, list[Piece]]:
+        """The pieces of one image. Raises DataError when it cannot be used."""
+        assert self.data is not None
+        scene = self.data.read(record)
+        pieces = cut_segments(scene, self.things, self.settings, self.codec)
+        assert scene.image is not None
+        height, width = scene.image.shape[:2]
+        source = Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest)
+        return source, pieces
+
+    def reason(self, error: DataError) -> str:
+        """What is wrong with a scene and where, without the place of the dataset: it is stored and hashed."""
+        assert self.data is not None
+        text = error.what if error.where is None else f"{error.where}: {error.what}"
+        return text.replace(f"{self.data.root}{os.sep}", "")
 
 
-@dataclass(frozen=True)
-class Shard:
-    """What one shard file holds: its sources, each with its pieces, and the scenes that could not be used."""
+def share_shards(shares: Sequence[Share], folder: Path, threads: int) -> None:
+    """Link the shards into the folder, or copy them where links cannot be had; check that they are as recorded."""
 
-    sources: Sequence[tuple[Source, Sequence[Piece]]]
-    bad: Sequence[BadScene] = ()
+    def take(share: Share) -> None:
+        target = folder / share.name
+        if not (target.exists() and target.samefile(share.path)):
+            temporary = folder / f".{share.name}.{os.getpid()}.tmp"
+            try:
+                os.link(share.path, temporary)
+            except OSError:
+                shutil.copyfile(share.path, temporary)
+                with temporary.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            os.replace(temporary, target)
+        if sha256_file(target) != share.sha256:
+            raise ArtifactError(
+                f"the shard {share.name} was changed after it was written",
+                where=share.path,
+                fix="build that bank again",
+            )
 
-
-def piece_id(source: str, ordinal: int) -> int:
-    """The id of a piece: 64 bits of the sha256 of its source and ordinal, stable when other pieces come and go."""
-    return int.from_bytes(hashlib.sha256(f"{source}\0{ordinal}".encode()).digest()[:8], "little")
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(take, shares))
+    fsync_directory(folder)
 
 
 def cut_segments(scene: Scene, things: np.ndarray, settings: Decompose, codec: Codec) -> list[Piece]:
@@ -116,107 +170,3 @@ def cut_segments(scene: Scene, things: np.ndarray, settings: Decompose, codec: C
 
 def labeled_pixels(scene: Scene) -> int:
     return 0 if scene.labels is None else int(np.count_nonzero(scene.labels != IGNORED))
-
-
-def encode_pixels(image: np.ndarray, codec: Codec) -> bytes:
-    """(h, w, 3) uint8 RGB as PNG of level 1, or JPEG of quality 95."""
-    suffix, *options = {
-        "png": (".png", cv2.IMWRITE_PNG_COMPRESSION, 1),
-        "jpeg": (".jpg", cv2.IMWRITE_JPEG_QUALITY, 95),
-    }[codec]
-    done, data = cv2.imencode(str(suffix), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [int(o) for o in options])
-    if not done:
-        raise DataError(f"a crop of {image.shape[0]}x{image.shape[1]} pixels cannot be stored as {codec}")
-    return data.tobytes()
-
-
-def decode_pixels(data: np.ndarray | bytes) -> np.ndarray | None:
-    """(h, w, 3) uint8 RGB, or None when the bytes are no image."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard file, whole or not at all. Its bytes depend on the shard alone."""
-    rows = [(number, source, piece) for number, (source, pieces) in enumerate(shard.sources) for piece in pieces]
-    pieces = [piece for _, _, piece in rows]
-    table = {
-        "format": FORMAT,
-        "sources": [asdict(source) for source, _ in shard.sources],
-        "bad": [asdict(bad) for bad in shard.bad],
-    }
-    width = len(pieces[0].canonical) if pieces else 0
-    write_arrays(
-        path,
-        {
-            "table": np.frombuffer(json.dumps(table, sort_keys=True, ensure_ascii=False).encode(), np.uint8),
-            "id": np.array([piece_id(source.id, piece.ordinal) for _, source, piece in rows], np.uint64),
-            "source": np.array([number for number, _, _ in rows], np.int32),
-            "ordinal": np.array([piece.ordinal for piece in pieces], np.int32),
-            "category": np.array([piece.category for piece in pieces], np.int32),
-            "thing": np.array([piece.thing for piece in pieces], np.uint8),
-            "area": np.array([piece.area for piece in pieces], np.int64),
-            "box": np.array([piece.box for piece in pieces], np.int32).reshape(-1, 4),
-            "crc32": np.array([[checksum(getattr(p, part)) for part in PARTS] for p in pieces], np.uint32).reshape(
-                -1, len(PARTS)
-            ),
-            "pixels": _blob([piece.pixels for piece in pieces]),
-            "pixels_offset": _offsets([piece.pixels for piece in pieces]),
-            "mask": _blob([piece.mask for piece in pieces]),
-            "mask_offset": _offsets([piece.mask for piece in pieces]),
-            "canonical": _blob([piece.canonical for piece in pieces]).reshape(len(pieces), width),
-        },
-    )
-
-
-def read_shard(path: Path) -> Shard:
-    """A whole shard, every checksum verified. Raises ArtifactError when it is missing or damaged."""
-    arrays = read_arrays(path, ("table", *COLUMNS, *PARTS))
-    sources, bad = read_table(arrays["table"], path)
-    pieces: list[list[Piece]] = [[] for _ in sources]
-    for row, number in enumerate(arrays["source"].tolist()):
-        parts = {part: _cut(arrays, part, row).tobytes() for part in ("pixels", "mask")}
-        parts["canonical"] = arrays["canonical"][row].tobytes()
-        for part, recorded in zip(PARTS, arrays["crc32"][row], strict=True):
-            if checksum(parts[part]) != recorded:
-                raise damaged(path, f"the checksum of the {part} of piece {row} is wrong")
-        pieces[number].append(
-            Piece(
-                ordinal=int(arrays["ordinal"][row]),
-                category=int(arrays["category"][row]),
-                thing=bool(arrays["thing"][row]),
-                area=int(arrays["area"][row]),
-                box=tuple(arrays["box"][row].tolist()),
-                **parts,
-            )
-        )
-    return Shard(list(zip(sources, pieces, strict=True)), bad)
-
-
-def read_table(table: np.ndarray, path: Path) -> tuple[list[Source], list[BadScene]]:
-    """The sources and bad scenes of a shard. Raises ArtifactError when a newer rgs wrote it."""
-    data: Mapping[str, Any] = json.loads(table.tobytes())
-    if data["format"] != FORMAT:
-        raise damaged(path, f"its format is {data['format']}, this rgs reads {FORMAT}")
-    return [Source(**source) for source in data["sources"]], [BadScene(**bad) for bad in data["bad"]]
-
-
-def without_sources(shard: Shard, removed: Collection[str]) -> Shard:
-    """The shard without the named sources."""
-    return Shard(
-        [(source, pieces) for source, pieces in shard.sources if source.id not in removed],
-        [bad for bad in shard.bad if bad.id not in removed],
-    )
-
-
-def _cut(arrays: Mapping[str, np.ndarray], part: str, row: int) -> np.ndarray:
-    offsets = arrays[f"{part}_offset"]
-    return arrays[part][offsets[row] : offsets[row + 1]]
-
-
-def _blob(parts: Sequence[bytes]) -> np.ndarray:
-    return np.frombuffer(b"".join(parts), np.uint8)
-
-
-def _offsets(parts: Sequence[bytes]) -> np.ndarray:
-    return np.cumsum([0, *map(len, parts)], dtype=np.int64)

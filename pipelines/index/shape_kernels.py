@@ -127,6 +127,36 @@ def _hamming(typing: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
     return types.int64(a, types.int64, b, types.int64), generate
 
 
+STRIPS = 4
+
+
+@intrinsic
+def _strip_gain(typing: Any, a: Any, i: Any, b: Any, j: Any, c: Any, d: Any, strip: Any) -> Any:
+    """Bits that differ in one strip less its cells' L1: a[i] vs b[j] masks, c[i] vs d[j] cells."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        masks, index, others, other_index, cells, other_cells, strip = arguments
+        size = BYTES // STRIPS
+        start = builder.mul(strip, ir.Constant(_I64, size))
+        one = builder.gep(_address(context, builder, a, masks, index), [start])
+        other = builder.gep(_address(context, builder, b, others, other_index), [start])
+        vector = ir.VectorType(_I64, 8)
+        sums = [ir.Constant(vector, None)] * 2
+        for step, offset in enumerate(range(0, size, 64)):
+            both = builder.xor(_load(builder, one, offset, _I64, 8), _load(builder, other, offset, _I64, 8))
+            sums[step % 2] = builder.add(sums[step % 2], _call(builder, "llvm.ctpop.v8i64", vector, both))
+        total = _call(builder, "llvm.vector.reduce.add.v8i64", _I64, builder.add(*sums))
+        lanes = CELLS // STRIPS
+        start = builder.mul(strip, ir.Constant(_I64, lanes))
+        x = _load(builder, builder.gep(_address(context, builder, c, cells, index), [start]), 0, _I8, lanes)
+        y = _load(builder, builder.gep(_address(context, builder, d, other_cells, other_index), [start]), 0, _I8, lanes)
+        wide = builder.zext(_gap(builder, x, y), ir.VectorType(_I32, lanes))
+        known = _call(builder, f"llvm.vector.reduce.add.v{lanes}i32", _I32, wide)
+        return builder.sub(total, builder.zext(known, _I64))
+
+    return types.int64(a, types.int64, b, types.int64, c, d, types.int64), generate
+
+
 @intrinsic
 def _pool_distances(typing: Any, query: Any, i: Any, pools: Any, first: Any, size: Any, limit: Any, out: Any) -> Any:
     """L1 distances of query[i] (16 pools) to the shapes of one block into out (64 uint16); bit j: out[j] <= limit.
@@ -230,15 +260,26 @@ def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
 # ---- search ----
 
 
+class Scratch(NamedTuple):
+    """Working memory of one thread, fixed in size by the index.
+
+    block, end, bound: the walks over blocks; the next block, where to stop, and the least score it allows.
+    queue_bound, queue_shape: shapes that await their exact distance, with a lower bound of their score.
+    """
+
+    block: np.ndarray
+    end: np.ndarray
+    bound: np.ndarray
+    found: np.ndarray
+    distances: np.ndarray
+    queue_bound: np.ndarray
+    queue_shape: np.ndarray
+
+
 @_compiled
 def _score(scale: float, gamma: float, distance: int, largest: int) -> float:
     """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); a lower bound of it if `distance` is one: rounding is monotone."""
     return scale + gamma * (distance / largest) if largest > 0 else scale
-
-
-@_compiled
-def _before(score: float, row: int, other: float, other_row: int) -> bool:
-    return score < other or (score == other and row < other_row)
 
 
 @_compiled
@@ -250,84 +291,155 @@ def _scale(a: int, b: int, strict: bool) -> float:
 
 @_compiled
 def search_queries(
-    queries: Shapes,
-    areas: np.ndarray,
-    categories: np.ndarray,
-    exclude: np.ndarray,
-    order: np.ndarray,
-    first: int,
-    last: int,
-    shapes: Shapes,
-    layout: Layout,
-    keys: np.ndarray,
-    gamma: float,
-    strict: bool,
-    rows: np.ndarray,
-    scores: np.ndarray,
-    work: np.ndarray,
-) -> None:
-    """Fill rows and scores (q, k) of the queries order[first:last]; they come in as -1 and inf.
-
-    For each query the blocks of its category are walked outward from its own pixel count, those that may share its
-    scale before the others, and a walk ends where the difference of the counts alone is too much. keys is empty
-    where nothing is excluded.
-    """
+    queries, areas, categories, exclude, order, first, last, shapes, layout, keys, gamma, strict, rows, scores, work, GUESS, LIMIT
+):
     most = 0
     for i in range(len(layout.bucket_start) - 1):
         most = max(most, layout.bucket_start[i + 1] - layout.bucket_start[i])
+    k = rows.shape[1]
+    guess = GUESS * k + 12
     block = np.empty(2 * most, np.int64)  # the next block of each walk
     bound = np.empty(2 * most, np.float64)  # its lower bound
     end = np.empty(2 * most, np.int64)  # the block at which it ends
     found = np.empty(BLOCK, np.int64)
     distances = np.empty(BLOCK, np.uint16)
+    qb = np.empty(max(guess, LIMIT + BLOCK), np.float64)
+    qs = np.empty(max(guess, LIMIT + BLOCK), np.int64)
+    trial_rows = np.empty(k, np.int64)
+    trial_scores = np.empty(k, np.float64)
     for number in range(first, last):
         q = order[number]
         c = np.searchsorted(layout.categories, categories[q])
         if c == len(layout.categories) or layout.categories[c] != categories[q]:
             continue
-        count, area = np.int64(queries.counts[q]), areas[q]
+        area = areas[q]
         for scale in (0.0, 1.0):
-            walks = 0
-            for b in range(layout.bucket_start[c], layout.bucket_start[c + 1]):
-                apart = 2 * layout.bucket_areas[b, 1] < area or layout.bucket_areas[b, 0] > 2 * area
-                if apart != (scale == 1.0):
-                    continue
-                low, high = layout.block_start[b], layout.block_start[b + 1]
-                middle = low  # the first block that reaches the query's count
-                upper = high
-                while middle < upper:
-                    half = (middle + upper) // 2
-                    if shapes.counts[layout.shape_start[half + 1] - 1] < count:
-                        middle = half + 1
-                    else:
-                        upper = half
-                if middle < high:
-                    block[walks], end[walks] = middle, high
-                    bound[walks] = _block_bound(shapes, layout, middle, count, scale, gamma)
-                    walks += 1
-                if middle > low:
-                    block[walks], end[walks] = middle - 1, low - 1
-                    bound[walks] = _block_bound(shapes, layout, middle - 1, count, scale, gamma)
-                    walks += 1
-            while walks > 0:
-                w = 0
-                for i in range(1, walks):
-                    if bound[i] < bound[w]:
-                        w = i
-                if bound[w] > scores[q, -1]:
+            cap = np.inf
+            if scores[q, k - 1] < scale:
+                break
+            if GUESS > 0:
+                n = _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude[q], rows[q], scores[q], cap,
+                          block, bound, end, found, distances, qb, qs, work[q], guess, True)
+                trial_rows[:] = rows[q]
+                trial_scores[:] = scores[q]
+                _flush(queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, trial_rows, trial_scores, np.inf, work[q], qb, qs, n)
+                cap = trial_scores[k - 1]
+            _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude[q], rows[q], scores[q], cap,
+                      block, bound, end, found, distances, qb, qs, work[q], LIMIT, False)
+
+
+@_compiled
+def _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude, rows, scores, cap, block, bound, end, found, distances, qb, qs, work, limit, guessing):
+    count = np.int64(queries.counts[q])
+    walks = 0
+    for b in range(layout.bucket_start[c], layout.bucket_start[c + 1]):
+        apart = 2 * layout.bucket_areas[b, 1] < area or layout.bucket_areas[b, 0] > 2 * area
+        if apart != (scale == 1.0):
+            continue
+        low, high = layout.block_start[b], layout.block_start[b + 1]
+        middle = low  # the first block that reaches the query's count
+        upper = high
+        while middle < upper:
+            half = (middle + upper) // 2
+            if shapes.counts[layout.shape_start[half + 1] - 1] < count:
+                middle = half + 1
+            else:
+                upper = half
+        if middle < high:
+            block[walks], end[walks] = middle, high
+            bound[walks] = _block_bound(shapes, layout, middle, count, scale, gamma)
+            walks += 1
+        if middle > low:
+            block[walks], end[walks] = middle - 1, low - 1
+            bound[walks] = _block_bound(shapes, layout, middle - 1, count, scale, gamma)
+            walks += 1
+    waiting = 0
+    while walks > 0:
+        w = 0
+        for i in range(1, walks):
+            if bound[i] < bound[w]:
+                w = i
+        if guessing:
+            if waiting == limit and bound[w] >= qb[0]:
+                break
+        elif bound[w] > min(scores[-1], cap):
+            break
+        here = block[w]
+        if guessing:
+            waiting = _guess_block(queries, q, area, shapes, layout, gamma, strict, here, scale, distances, work, qb, qs, waiting, limit)
+        else:
+            waiting = _search_block(queries, q, area, shapes, layout, gamma, strict, here, scale, found, distances, rows, scores, cap, work, qb, qs, waiting)
+            if waiting >= limit:
+                _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, waiting)
+                waiting = 0
+        step = 1 if end[w] > here else -1
+        if here + step == end[w]:
+            walks -= 1
+            block[w], bound[w], end[w] = block[walks], bound[walks], end[walks]
+        else:
+            block[w] = here + step
+            bound[w] = _block_bound(shapes, layout, here + step, count, scale, gamma)
+    if not guessing:
+        _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, waiting)
+    return waiting
+
+
+@_compiled
+def _worst(rows, scores, cap):
+    k = len(rows)
+    if rows[k - 1] >= 0 and scores[k - 1] <= cap:
+        return scores[k - 1], rows[k - 1]
+    return cap, NO_ROW
+
+
+@_compiled
+def _guess_block(queries, q, area, shapes, layout, gamma, strict, block, scale, distances, work, qb, qs, n, limit):
+    first = np.int64(layout.shape_start[block])
+    size = np.int64(layout.shape_start[block + 1]) - first
+    count = np.int64(queries.counts[q])
+    largest = max(count, np.int64(shapes.counts[first + size - 1]))
+    worst = qb[0] if n == limit else np.inf
+    near = _pool_distances(queries.pools, q, shapes.pools, first, size, _allowed(worst, scale, gamma, largest), distances)
+    if size < BLOCK:
+        near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
+    work[0] += 1
+    while near != np.uint64(0):
+        j = _lowest_bit(near)
+        near &= near - np.uint64(1)
+        s = first + j
+        score = _score(scale, gamma, np.int64(distances[j]), max(count, np.int64(shapes.counts[s])))
+        if n == limit and score >= qb[0]:
+            continue
+        if scale == 0.0 and _scale(area, layout.areas[layout.member_start[s]], strict) > 0.0:
+            continue
+        if n < limit:
+            i = n
+            n += 1
+            while i > 0 and qb[(i - 1) // 2] < score:
+                qb[i], qs[i] = qb[(i - 1) // 2], qs[(i - 1) // 2]
+                i = (i - 1) // 2
+        else:
+            i = 0
+            while True:
+                child = 2 * i + 1
+                if child >= n:
                     break
-                here = block[w]
-                _search_block(
-                    queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, here, scale,
-                    found, distances, rows[q], scores[q], work[q],
-                )  # fmt: skip
-                step = 1 if end[w] > here else -1
-                if here + step == end[w]:
-                    walks -= 1
-                    block[w], bound[w], end[w] = block[walks], bound[walks], end[walks]
-                else:
-                    block[w] = here + step
-                    bound[w] = _block_bound(shapes, layout, here + step, count, scale, gamma)
+                if child + 1 < n and qb[child + 1] > qb[child]:
+                    child += 1
+                if qb[child] <= score:
+                    break
+                qb[i], qs[i] = qb[child], qs[child]
+                i = child
+        qb[i], qs[i] = score, s
+    return n
+
+
+@_compiled
+def _allowed(worst, scale, gamma, largest):
+    """The largest distance whose score may still be `worst`, rounded up."""
+    if gamma > 0 and worst < np.inf:
+        return np.int64(min((worst - scale) / gamma * largest * (1 + 1e-9) + 1, SIDE * SIDE))
+    return np.int64(SIDE * SIDE)
 
 
 @_compiled
@@ -347,10 +459,8 @@ def _search_block(
     queries: Shapes,
     q: int,
     area: int,
-    exclude: int,
     shapes: Shapes,
     layout: Layout,
-    keys: np.ndarray,
     gamma: float,
     strict: bool,
     block: int,
@@ -359,18 +469,15 @@ def _search_block(
     distances: np.ndarray,
     rows: np.ndarray,
     scores: np.ndarray,
+    cap,
     work: np.ndarray,
-) -> None:
-    k = len(rows)
+    qb, qs, waiting
+) -> int:
     first = np.int64(layout.shape_start[block])
     size = np.int64(layout.shape_start[block + 1]) - first
     count = np.int64(queries.counts[q])
-    worst = scores[k - 1]
-    # the largest distance that can still matter, rounded up
-    limit = np.int64(SIDE * SIDE)
-    if gamma > 0 and worst < np.inf:
-        largest = max(count, np.int64(shapes.counts[first + size - 1]))
-        limit = np.int64(min((worst - scale) / gamma * largest * (1 + 1e-9) + 1, SIDE * SIDE))
+    worst, worst_row = _worst(rows, scores, cap)
+    limit = _allowed(worst, scale, gamma, max(count, np.int64(shapes.counts[first + size - 1])))
     near = _pool_distances(queries.pools, q, shapes.pools, first, size, limit, distances)
     if size < BLOCK:
         near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
@@ -380,62 +487,68 @@ def _search_block(
         j = _lowest_bit(near)
         near &= near - np.uint64(1)
         s = first + j
-        if _hopeless(shapes, layout, s, count, area, gamma, strict, np.int64(distances[j]), rows, scores):
-            continue
         _prefetch(shapes.cells, s)
         found[n] = s
         n += 1
     work[1] += n
-    m = 0
     for i in range(n):
         s = found[i]
         distance = _cell_distance(queries.cells, q, shapes.cells, s)
-        if _hopeless(shapes, layout, s, count, area, gamma, strict, distance, rows, scores):
-            continue
-        _prefetch(shapes.masks, s)
-        found[m] = s
-        m += 1
-    for i in range(m):
-        s = found[i]
-        work[2] += 1
-        distance = _hamming(queries.masks, q, shapes.masks, s)
+        member = layout.member_start[s]
+        sc = scale
+        if scale==0.0 and layout.member_start[s + 1] == member + 1:
+            sc = _scale(area, layout.areas[member], strict)
+        score = _score(sc, gamma, distance, max(count, np.int64(shapes.counts[s])))
+        if score < worst or (score == worst and layout.rows[member] < worst_row):
+            qb[waiting]=score; qs[waiting]=s; waiting+=1
+    return waiting
+
+@_compiled
+def _sift(qb,qs,i,n):
+    b,s=qb[i],qs[i]
+    while True:
+        c=2*i+1
+        if c>=n: break
+        if c+1<n and qb[c+1]<qb[c]: c+=1
+        if qb[c]>=b: break
+        qb[i],qs[i]=qb[c],qs[c]
+        i=c
+    qb[i],qs[i]=b,s
+@_compiled
+def _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, n):
+    k=len(rows)
+    count = np.int64(queries.counts[q])
+    for i in range(n//2-1,-1,-1): _sift(qb,qs,i,n)
+    worst, worst_row = _worst(rows, scores, cap)
+    while n>0 and qb[0]<=worst:
+        b,s=qb[0],qs[0]
+        n-=1
+        if n>0:
+            qb[0],qs[0]=qb[n],qs[n]
+            _sift(qb,qs,0,n)
+            _prefetch(shapes.masks,qs[0])
+        if b==worst and layout.rows[layout.member_start[s]]>worst_row: continue
         largest = max(count, np.int64(shapes.counts[s]))
+        distance = _cell_distance(queries.cells, q, shapes.cells, s)
+        limit = _allowed(worst, 0.0, gamma, largest)
+        strip = 0
+        while strip < STRIPS and distance <= limit:
+            distance += _strip_gain(queries.masks, q, shapes.masks, s, queries.cells, shapes.cells, strip)
+            strip += 1
+        if distance > limit: continue
+        work[2] += 1
         best = _score(0.0, gamma, distance, largest)
         for j in range(layout.member_start[s], layout.member_start[s + 1]):
             row = np.int64(layout.rows[j])
-            if not _before(best, row, scores[k - 1], rows[k - 1] if rows[k - 1] >= 0 else NO_ROW):
+            if best > worst or (best == worst and row > worst_row):
                 break  # later members have higher rows
             if exclude >= 0 and keys[row] == exclude:
                 continue
-            score = _score(_scale(area, layout.areas[j], strict), gamma, distance, largest)
-            if _before(score, row, scores[k - 1], rows[k - 1] if rows[k - 1] >= 0 else NO_ROW):
+            score = best if _scale(area, layout.areas[j], strict)==0.0 else _score(1.0, gamma, distance, largest)
+            if score < worst or (score == worst and row < worst_row):
                 at = k - 1
-                while at > 0 and _before(score, row, scores[at - 1], rows[at - 1] if rows[at - 1] >= 0 else NO_ROW):
+                while at > 0 and (score < scores[at-1] or (score == scores[at-1] and row < rows[at-1])):
                     scores[at], rows[at] = scores[at - 1], rows[at - 1]
                     at -= 1
                 scores[at], rows[at] = score, row
-
-
-@_compiled
-def _hopeless(
-    shapes: Shapes,
-    layout: Layout,
-    shape: int,
-    count: int,
-    area: int,
-    gamma: float,
-    strict: bool,
-    distance: int,
-    rows: np.ndarray,
-    scores: np.ndarray,
-) -> bool:
-    """Can no member of a shape enter the result, given a lower bound of its distance?"""
-    k = len(rows)
-    if rows[k - 1] < 0:
-        return False
-    member = layout.member_start[shape]
-    scale = 0.0
-    if layout.member_start[shape + 1] == member + 1:
-        scale = _scale(area, layout.areas[member], strict)
-    score = _score(scale, gamma, distance, max(count, np.int64(shapes.counts[shape])))
-    return not _before(score, np.int64(layout.rows[member]), scores[k - 1], rows[k - 1])
+                worst, worst_row = _worst(rows, scores, cap)

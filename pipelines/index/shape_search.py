@@ -21,7 +21,7 @@ class ShapeScore:
 def _octave(a): return np.frexp(a.astype(np.float64))[1]
 class ShapeSearch:
     def __init__(self,masks,areas,categories,*,score):
-        self.score=score
+        self.score=score; self.flush=(2,128)
         n=len(masks)
         words=np.ascontiguousarray(masks).view(np.uint64)
         counts=np.empty(n,np.int32);h=np.empty(n,np.uint64)
@@ -65,7 +65,7 @@ class ShapeSearch:
         o=np.lexsort((counts,_octave(areas),categories)) if order else np.arange(nq)
         self.Q=(Q,areas,categories,exclude,o)
         chunk=chunk or 64
-        def run(s): search_queries(Q,areas,categories,exclude,o,s,min(s+chunk,nq),self.shapes,self.layout,keys,self.score.gamma,self.score.strict,R,S,work)
+        def run(s): search_queries(Q,areas,categories,exclude,o,s,min(s+chunk,nq),self.shapes,self.layout,keys,self.score.gamma,self.score.strict,R,S,work,*self.flush)
         with ThreadPoolExecutor(threads) as pool_: list(pool_.map(run,range(0,nq,chunk)))
         self.work=work
         return R,S

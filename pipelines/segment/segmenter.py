@@ -138,7 +138,7 @@ def equal_weights(labels: Tensor, classes: int) -> Tensor:
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Scale brightness, contrast about the mean gray, and saturation of (h, w, 3) uint8, each within 1 +- strength."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     pixels = image.astype(np.float32) * brightness
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     pixels = (pixels - gray.mean()) * contrast + gray.mean()

@@ -9,11 +9,8 @@ that was killed goes on with the shards that are missing.
 from __future__ import annotations
 
 import difflib
-import os
-import shutil
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,26 +19,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, sha256_file, writing
+from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, writing
 from pipelines.bank.bank import ShardTable, read_shard_table, shard_paths
 from pipelines.bank.segments import Decompose
-from pipelines.bank.writer import (
-    BadScene,
-    Codec,
-    Piece,
-    Shard,
-    Source,
-    cut_segments,
-    labeled_pixels,
-    read_shard,
-    without_sources,
-    write_shard,
-)
+from pipelines.bank.shard import BadScene, Codec
+from pipelines.bank.writer import BankWriter, Cut, Share, Thin, share_shards
 from pipelines.config import Config
 from pipelines.data.digest import digest_of, record_digests
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import Dataset, SceneRecord, Schema
-from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.errors import ConfigError, DataError
 from pipelines.progress import Progress, silent
 from pipelines.stages.processes import in_processes
 
@@ -69,38 +56,6 @@ class BuildBank(Config):
 
 
 @dataclass(frozen=True)
-class Share:
-    """A shard taken over as it is."""
-
-    name: str
-    path: Path
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A shard to be cut from images, each with its digest."""
-
-    name: str
-    records: tuple[SceneRecord, ...]
-    digests: tuple[str, ...]
-
-    @property
-    def sources(self) -> int:
-        return len(self.records)
-
-
-@dataclass(frozen=True)
-class Thin:
-    """A shard to be copied without some of its sources."""
-
-    name: str
-    path: Path
-    removed: frozenset[str]
-    sources: int
-
-
-@dataclass(frozen=True)
 class Work:
     """All there is to do for a bank. data: the dataset that shards are cut from, if any are."""
 
@@ -110,6 +65,9 @@ class Work:
     shares: list[Share]
     makes: list[Cut | Thin]
     data: Dataset | None = None
+
+    def writer(self, folder: Path) -> BankWriter:
+        return BankWriter(folder, self.data, self.schema.things, self.config.decompose, self.config.codec)
 
 
 def run(
@@ -137,7 +95,7 @@ def run(
     with writing(out, "bank", work.config, work.inputs, statistics) as partial:
         shards = partial / "shards"
         shards.mkdir(exist_ok=True)
-        _share(work.shares, shards, jobs)
+        share_shards(work.shares, shards, jobs)
         _make(work, shards, jobs, max_bad, progress)
         names = sorted([task.name for task in [*work.shares, *work.makes]], key=lambda name: int(Path(name).stem))
         statistics.update(_statistics(work, [read_shard_table(shards / name) for name in names], out))
@@ -168,53 +126,6 @@ def plan(
         "sources": sum(task.sources for task in work.makes),
         "bytes": _estimate(work),
     }
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Makes shards in a folder; travels to the worker processes."""
-
-    folder: Path
-    config: BuildBank
-    things: np.ndarray
-    data: Dataset | None
-
-    def __call__(self, task: Cut | Thin) -> list[BadScene]:
-        """Make one shard unless it is there, whole. The scenes of it that could not be used."""
-        path = self.folder / task.name
-        if path.exists():
-            with suppress(ArtifactError):
-                return list(read_shard(path).bad)
-        shard = self.cut(task) if isinstance(task, Cut) else without_sources(read_shard(task.path), task.removed)
-        write_shard(path, shard)
-        return list(shard.bad)
-
-    def cut(self, task: Cut) -> Shard:
-        """The pieces of some images."""
-        sources: list[tuple[Source, list[Piece]]] = []
-        bad: list[BadScene] = []
-        for record, digest in zip(task.records, task.digests, strict=True):
-            try:
-                sources.append(self.cut_source(record, digest))
-            except DataError as error:
-                bad.append(BadScene(record.id, self.reason(error)))
-        return Shard(sources, bad)
-
-    def cut_source(self, record: SceneRecord, digest: str) -> tuple[Source, list[Piece]]:
-        """The pieces of one image. Raises DataError when it cannot be used."""
-        assert self.data is not None
-        scene = self.data.read(record)
-        pieces = cut_segments(scene, self.things, self.config.decompose, self.config.codec)
-        assert scene.image is not None
-        height, width = scene.image.shape[:2]
-        source = Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest)
-        return source, pieces
-
-    def reason(self, error: DataError) -> str:
-        """What is wrong with a scene and where, without the place of the dataset: it is stored and hashed."""
-        assert self.data is not None
-        text = error.what if error.where is None else f"{error.where}: {error.what}"
-        return text.replace(f"{self.data.root}{os.sep}", "")
 
 
 def _prepare(
@@ -346,37 +257,12 @@ def _shares(bank: Artifact) -> list[Share]:
     return [Share(path.name, path, hashes[path]) for path in shard_paths(bank)]
 
 
-def _share(shares: Sequence[Share], folder: Path, threads: int) -> None:
-    """Link the shards into the folder, or copy them where links cannot be had; check that they are as recorded."""
-
-    def take(share: Share) -> None:
-        target = folder / share.name
-        if not (target.exists() and target.samefile(share.path)):
-            temporary = folder / f".{share.name}.{os.getpid()}.tmp"
-            try:
-                os.link(share.path, temporary)
-            except OSError:
-                shutil.copyfile(share.path, temporary)
-                with temporary.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            os.replace(temporary, target)
-        if sha256_file(target) != share.sha256:
-            raise ArtifactError(
-                f"the shard {share.name} was changed after it was written",
-                where=share.path,
-                fix="build that bank again",
-            )
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(take, shares))
-
-
 def _make(work: Work, folder: Path, jobs: int, max_bad: int, progress: Progress) -> None:
     total, done = sum(task.sources for task in work.makes), 0
     bad: list[BadScene] = []
-    maker = Maker(folder, work.config, work.schema.things, work.data)
+    writer = work.writer(folder)
     progress("cutting", 0, total)
-    for task, found in in_processes(maker, work.makes, jobs):
+    for task, found in in_processes(writer, work.makes, jobs):
         done += task.sources
         progress("cutting", done, total)
         bad = sorted([*bad, *found], key=lambda scene: scene.id)
@@ -421,11 +307,11 @@ def _estimate(work: Work) -> int:
     total = sum(task.path.stat().st_size for task in thins)
     scenes = [pair for task in cuts for pair in zip(task.records, task.digests, strict=True)]
     step = max(1, len(scenes) // SAMPLED_SCENES)
-    maker = Maker(Path(), work.config, work.schema.things, work.data)
+    writer = work.writer(Path())
     sizes = []
     for record, digest in scenes[::step][:SAMPLED_SCENES]:
         with suppress(DataError):
-            _, pieces = maker.cut_source(record, digest)
+            _, pieces = writer.cut_source(record, digest)
             sizes.append(sum(len(p.pixels) + len(p.mask) + len(p.canonical) + 96 for p in pieces))
     return total + (round(len(scenes) * sum(sizes) / len(sizes)) if sizes else 0)
 

@@ -197,14 +197,14 @@ def _retrieval(
     bank_path = requested.bank or _recorded(loaded, "bank")
     bank = Bank.open(bank_path)
     require_same_classes(loaded.schema, bank.schema, "the bank", bank_path)
-    inputs.append(Input("bank", relative_path(bank_path, home), bank.digest))
+    inputs.append(bank.artifact.as_input("bank", home))
     if getattr(options, "retrieval", "shape") != "shape":
         return bank, None
     if requested.bank is not None and requested.index is None:
         raise ConfigError("another bank needs its own index", fix="give --index, made by rgs train index --bank …")
     index_path = requested.index or _recorded(loaded, "index")
     index = ShapeIndex.open(index_path, bank)
-    inputs.append(Input("index", relative_path(index_path, home), index.digest))
+    inputs.append(index.artifact.as_input("index", home))
     return bank, index
 
 

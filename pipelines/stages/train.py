@@ -151,9 +151,9 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
     bank, neighbors = open_retrieval(plan.train, given.bank, given.index, name)
     if bank is not None:
         require_same_classes(schema, bank.schema, "the bank", given.bank)
-        inputs.append(Input("bank", relative_path(bank.path, home), bank.digest))
+        inputs.append(bank.artifact.as_input("bank", home))
     if neighbors is not None:
-        inputs.append(Input("index", relative_path(neighbors.path, home), neighbors.digest))
+        inputs.append(neighbors.artifact.as_input("index", home))
     frozen: dict[str, nn.Module] = {}
     trained_with: dict[str, str] = {}
     for role in given.frozen.keys() - plan.train.frozen.keys():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class Synthesis:
 class Trainable(Protocol):
     """What the training loop trains. `schema` is kept in the run, so that later stages need no dataset."""
 
-    Config: ClassVar[Any]
+    Config: Any
 
     @classmethod
     def plan(cls, config: Any, schema: Schema, steps: int) -> Plan: ...
@@ -152,7 +152,7 @@ class Trainable(Protocol):
 class System(Trainable, Protocol):
     """A published method: a trainable that synthesizes. `Options` is what synthesis may be asked beyond an image."""
 
-    Options: ClassVar[Any]
+    Options: Any
 
     def request(self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
         """The synthesis twin of `example`, in the main process; it may search indexes."""

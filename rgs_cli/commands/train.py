@@ -142,6 +142,40 @@ def segmenter(
     _train("segmenter", preset, config, set_, flags, given, out, device, stop_after, json, dry_run)
 
 
+@app.command("index")
+def index(
+    out: Out,
+    bank: Annotated[Path, typer.Option("--bank", help="A bank of segments.", show_default=False)],
+    kind: Annotated[str | None, typer.Option("--kind", help="What is compared: shape.  [default: shape]")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="Neighbors kept of each piece.  [default: 10]")] = None,
+    gamma: Annotated[float | None, typer.Option("--gamma", min=0, help="Weight of shape beside scale.")] = None,
+    exclude: Annotated[
+        str | None,
+        typer.Option("--exclude", help="No neighbor of a piece: self, its source, its group.  [default: source]"),
+    ] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that search.")] = 1,
+    config: ConfigFile = None,
+    set_: Set = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Index the shapes of a bank exactly, and write the neighbors of all its pieces.
+
+    Example: rgs train index --bank banks/x --exclude group -o indexes/x
+    """
+    from pipelines.config import dump_yaml, resolve
+    from pipelines.stages import train_index as stage
+
+    flags = {"kind": kind, "k": k, "gamma": gamma, "exclude": exclude}
+    resolved = resolve(stage.TrainIndex, user_layers(config, set_, flags))
+    if dry_run:
+        console.emit(dump_yaml(stage.plan(resolved, bank=bank, out=out)).rstrip())
+        return
+    with console.progress() as progress:
+        stage.run(resolved, bank=bank, out=out, threads=threads, progress=progress)
+    console.emit_artifact(out, json)
+
+
 def _train(
     name: str,
     preset: str | None,

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.bank import bank as bank_module
 from pipelines.bank.bank import Bank
-from pipelines.bank.writer import piece_id
+from pipelines.bank.shard import piece_id
 from pipelines.errors import ArtifactError
 from pipelines.stages import build_bank
 from tests.bank.photos import CLASSES, draw, write_dataset

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipelines.bank.segments import Decompose
-from pipelines.bank.writer import (
+from pipelines.bank.shard import (
     BadScene,
     Piece,
     Shard,
     Source,
-    cut_segments,
     decode_pixels,
     encode_pixels,
     piece_id,
@@ -25,6 +24,7 @@ from pipelines.bank.writer import (
     without_sources,
     write_shard,
 )
+from pipelines.bank.writer import cut_segments
 from pipelines.data.scene import IGNORED, Scene, SceneRecord
 from pipelines.errors import ArtifactError, DataError
 

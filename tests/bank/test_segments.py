@@ -207,7 +207,7 @@ def test_segment_boxes_equal_those_of_each_mask(owner: np.ndarray) -> None:
         ys, xs = np.nonzero(owner == i)
         expected = [0, 0, 0, 0]
         if len(ys):
-            expected = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+            expected = [int(v) for v in (xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1)]
         assert boxes[i].tolist() == expected and areas[i] == len(ys)
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pipelines.artifact import Artifact, locked, open_artifact, verify_files
 from pipelines.bank import storage
 from pipelines.bank.bank import Bank
-from pipelines.bank.writer import read_shard
+from pipelines.bank.shard import read_shard
 from pipelines.errors import ArtifactError, ConfigError, DataError, EnvironmentFault
 from pipelines.stages import build_bank, processes
 from pipelines.stages.build_bank import BuildBank

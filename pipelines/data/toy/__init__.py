@@ -1,7 +1,7 @@
 """The toy town: procedural street scenes with exact labels, a dataset to start from on any machine.
 
 solids      polygons and ellipsoids, the classes       dice, noise   random draws and textures
-world       a place: streets, buildings, props         light         time of day, sky
+world       a place, of styles, buildings and props    light         time of day, sky
 camera      street views, views from above, the sun    visibility    the exact z-buffer
 materials, facade   what surfaces look like            render        (world, camera, light) -> image, labels
 town        which place, light and camera a scene has  write         the dataset on disk

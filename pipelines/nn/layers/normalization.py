@@ -83,14 +83,6 @@ def parameter_free(kind: ParameterFree, features: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(32, features, max(1, features // 8)), features, eps=EPS, affine=False)
 
 
-def twin_conv(gamma: nn.Conv2d, beta: nn.Conv2d, x: Tensor) -> tuple[Tensor, Tensor]:
-    """gamma(x), beta(x) of two convolutions of the same form, made by one that reads x once."""
-    weight = torch.cat([gamma.weight, beta.weight])
-    bias = None if gamma.bias is None or beta.bias is None else torch.cat([gamma.bias, beta.bias])
-    first, second = F.conv2d(x, weight, bias, gamma.stride, gamma.padding).chunk(2, 1)
-    return first, second
-
-
 class Spade(nn.Module):
     """SPADE: norm(h) (1 + gamma(m)) + beta(m), with gamma and beta convolved from a map m at the size of h.
 
@@ -117,7 +109,8 @@ class Spade(nn.Module):
 
     def modulation(self, maps: Maps) -> tuple[Tensor, Tensor]:
         """gamma and beta, each (n, features, h, w)."""
-        return twin_conv(self.mlp_gamma, self.mlp_beta, self.mlp_shared(maps[self.reads]))
+        shared = self.mlp_shared(maps[self.reads])
+        return self.mlp_gamma(shared), self.mlp_beta(shared)
 
     def forward(self, h: Tensor, maps: Maps) -> Tensor:
         gamma, beta = self.modulation(maps)

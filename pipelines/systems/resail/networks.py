@@ -21,7 +21,6 @@ from pipelines.nn.layers.normalization import (
     Spade,
     instance_norm,
     parameter_free,
-    twin_conv,
 )
 from pipelines.nn.layers.patch_discriminator import MultiscaleDiscriminator, patch_layers, patch_width
 from pipelines.nn.layers.spade_generator import (
@@ -90,13 +89,15 @@ class ResailNorm(nn.Module):
         self.blending_beta = nn.Parameter(torch.zeros(1))
 
     def forward(self, h: Tensor, maps: Maps) -> Tensor:
-        gamma_s, beta_s = twin_conv(self.mlp_gamma, self.mlp_beta, self.mlp_shared(maps["labels"]))
+        shared = self.mlp_shared(maps["labels"])
+        gamma_s, beta_s = self.mlp_gamma(shared), self.mlp_beta(shared)
 
         c1 = self.conv_s(maps["label_patch"])
         c2 = self.conv_s2(c1)
         x = F.relu(adain(self.conv1(maps["guidance"]), c1))
         x = F.relu(adain(self.conv2(x), c2))
-        gamma_r, beta_r = twin_conv(self.conv_gamma, self.conv_beta, self.conv3(x))
+        x = self.conv3(x)
+        gamma_r, beta_r = self.conv_gamma(x), self.conv_beta(x)
 
         gamma = torch.lerp(gamma_s, gamma_r, torch.sigmoid(self.blending_gamma).to(gamma_s.dtype))
         beta = torch.lerp(beta_s, beta_r, torch.sigmoid(self.blending_beta).to(beta_s.dtype))
@@ -187,16 +188,19 @@ class SeanNorm(nn.Module):
         styles = F.relu(self.restyle(maps["styles"])) * maps["present"]
         style_map = torch.einsum("nls,nlhw->nshw", styles, maps["labels"].to(styles.dtype))
         gamma_sp, beta_sp = self.spade.modulation(maps)
-        gamma_st, beta_st = twin_conv(self.conv_gamma, self.conv_beta, style_map)
+        gamma_st, beta_st = self.conv_gamma(style_map), self.conv_beta(style_map)
         gamma = torch.lerp(gamma_sp, gamma_st, torch.sigmoid(self.blending_gamma).to(gamma_sp.dtype))
         beta = torch.lerp(beta_sp, beta_st, torch.sigmoid(self.blending_beta).to(beta_sp.dtype))
         return self.spade.param_free_norm(h) * (1 + gamma) + beta
 
 
 def normalization(
-    name: Norm, classes: int, *, hidden: int, kernel: int, guidance_kernel: int, norm: ParameterFree
+    name: Norm, classes: int, last: str, *, hidden: int, kernel: int, guidance_kernel: int, norm: ParameterFree
 ) -> Callable[[str, int], nn.Module]:
-    """What takes the place of SPADE in each variant of the paper's ablation, as the skeleton asks for it."""
+    """What takes the place of SPADE in each variant of the paper's ablation, as the skeleton asks for it.
+
+    last: name of the last stage, where SEAN+ is plain SPADE.
+    """
 
     def make(stage: str, features: int) -> nn.Module:
         if name == "resail":
@@ -208,7 +212,7 @@ def normalization(
             return Spade(features, classes + GUIDANCE, hidden=hidden, kernel=kernel, norm=norm, reads=reads)
         if name == "pix2pixhd_plus":
             return ConcatNorm(features, classes, norm=norm)
-        if name == "sean_plus" and stage != "up_3":
+        if name == "sean_plus" and stage != last:
             return SeanNorm(features, classes, hidden=hidden, norm=norm)
         return Spade(features, classes, hidden=hidden, kernel=kernel, norm=norm)
 
@@ -237,10 +241,17 @@ class ResailGenerator(SpadeSkeleton):
         param_free: ParameterFree = "batch",
         conv: Conv = spectral_conv,
     ) -> None:
+        stages = spade_stages(ngf, upsamplings, width_cap)
         make = normalization(
-            norm, classes, hidden=hidden, kernel=kernel, guidance_kernel=guidance_kernel, norm=param_free
+            norm,
+            classes,
+            stages[-1].name,
+            hidden=hidden,
+            kernel=kernel,
+            guidance_kernel=guidance_kernel,
+            norm=param_free,
         )
-        super().__init__(spade_stages(ngf, upsamplings, width_cap), make, conv)
+        super().__init__(stages, make, conv)
         self.norm = norm
         self.fc = nn.Conv2d(classes, self.seed_width, 3, padding=1)
         if norm == "sean_plus":

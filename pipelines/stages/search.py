@@ -1,0 +1,135 @@
+"""rgs search: what an index finds for a piece of its bank, or for every segment of a layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipelines.artifact import open_artifact
+from pipelines.bank.bank import Bank
+from pipelines.bank.segments import Decompose, decompose
+from pipelines.data.instances import connected_instances
+from pipelines.data.layouts import read_layout
+from pipelines.data.sheet import contact_sheet
+from pipelines.errors import ArtifactError, ConfigError
+from pipelines.index.neighbors import NONE
+from pipelines.index.shape_index import ShapeIndex, compared_areas
+from pipelines.index.shape_search import canonical_mask, pack_mask
+
+PIECE_ID = re.compile(r"[0-9a-f]{16}")
+SHEET_HITS = 10
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for one query: its description, the picture of its mask, and rows of the bank with scores."""
+
+    query: dict[str, Any]
+    picture: np.ndarray
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+def run(index: Path, queries: Sequence[str], *, bank: Path | None = None, k: int = 10, threads: int = 1) -> list[Found]:
+    """Search for pieces by their id (without the pieces of their own image), and for layouts segment by segment.
+
+    bank: where the index's bank is now; where it was when the index was made if None. Raises ConfigError for a query
+    that is neither an id nor a file, ArtifactError when bank and index do not fit.
+    """
+    opened = Bank.open(bank or _bank_of(index))
+    shapes = ShapeIndex.open(index, opened)
+    found: list[Found] = []
+    for query in queries:
+        if PIECE_ID.fullmatch(query):
+            found.append(_piece(opened, shapes, query, k, threads))
+        elif Path(query).is_file():
+            found += _layout(opened, shapes, Path(query), k, threads)
+        else:
+            raise ConfigError(
+                f"the query {query!r} is neither a piece's id nor a layout file",
+                fix="ids are 16 hexadecimal digits, as in provenance.jsonl",
+            )
+    return found
+
+
+def to_json(found: Found, bank: Bank) -> dict[str, Any]:
+    """One query with its hits, best first."""
+    hits = [
+        {
+            "rank": rank,
+            "id": f"{int(bank.ids[row]):016x}",
+            "row": int(row),
+            "source": bank.source_of(int(row)).id,
+            "score": float(score),
+        }
+        for rank, (row, score) in enumerate(zip(found.rows, found.scores, strict=True), start=1)
+        if row != NONE
+    ]
+    return {**found.query, "hits": hits}
+
+
+def sheet(found: Sequence[Found], bank: Bank) -> np.ndarray:
+    """A contact sheet: each query's mask and its best pieces."""
+    count = min(SHEET_HITS, max(len(f.rows) for f in found))
+    blank = np.zeros((8, 8, 3), np.uint8)
+    rows = []
+    for f in found:
+        pieces = [blank if row == NONE else bank.crop(int(row)) for row in f.rows[:count]]
+        rows.append([f.picture, *pieces, *[blank] * (count - len(pieces))])
+    return contact_sheet(rows, ["query", *(str(i) for i in range(1, count + 1))])
+
+
+def open_bank(index: Path, bank: Path | None) -> Bank:
+    return Bank.open(bank or _bank_of(index))
+
+
+def _bank_of(index: Path) -> Path:
+    given = open_artifact(index, "index").input("bank")
+    path = index.parent / given.path if given else None
+    if path is None or not path.is_dir():
+        raise ArtifactError("the bank of the index is not where it was", where=index, fix="give --bank")
+    return path
+
+
+def _piece(bank: Bank, shapes: ShapeIndex, query: str, k: int, threads: int) -> Found:
+    row = bank.row_of_id(int(query, 16))
+    source = bank.source_of(row).id
+    areas = compared_areas(shapes.area, bank.areas[[row]], bank.boxes[[row]])
+    rows, scores = shapes.search(
+        bank.canonical([row]), areas, bank.categories[[row]], k, exclude=("source", source), threads=threads
+    )
+    category = bank.schema.names[int(bank.categories[row])]
+    return Found({"query": query, "category": category, "source": source}, bank.crop(row), rows[0], scores[0])
+
+
+def _layout(bank: Bank, shapes: ShapeIndex, path: Path, k: int, threads: int) -> list[Found]:
+    labels = read_layout(path, bank.schema)
+    settings = Decompose.model_validate(bank.config["decompose"])
+    parts = decompose(labels, connected_instances(labels, bank.schema), bank.schema.things, settings)
+    if not parts.segments:
+        return []
+    crops = [parts.owner[y : y + h, x : x + w] == i for i, (x, y, w, h) in enumerate(s.box for s in parts.segments)]
+    packed = np.stack([pack_mask(canonical_mask(crop)) for crop in crops])
+    categories = np.array([s.category for s in parts.segments], np.int32)
+    rows, scores = shapes.search(packed, shapes.sizes(parts), categories, k, threads=threads)
+    return [
+        Found(
+            {"query": str(path), "segment": i, "category": bank.schema.names[s.category], "box": list(s.box)},
+            np.where(crops[i][..., None], bank.schema.palette[s.category], 0).astype(np.uint8),
+            rows[i],
+            scores[i],
+        )
+        for i, s in enumerate(parts.segments)
+    ]
+
+
+def write_sheet(path: Path, pixels: np.ndarray) -> None:
+    """Write an RGB picture as a PNG."""
+    _, data = cv2.imencode(".png", pixels[..., ::-1])
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,44 @@
+"""rgs search: ask an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rgs_cli import console
+from rgs_cli.options import Json
+
+
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="An index.", show_default=False)],
+    queries: Annotated[
+        list[str], typer.Argument(metavar="QUERY…", help="Ids of pieces, or layout PNGs.", show_default=False)
+    ],
+    bank: Annotated[Path | None, typer.Option("--bank", help="The index's bank, if it was moved.")] = None,
+    k: Annotated[int, typer.Option("--k", min=1, help="How many pieces per query.")] = 10,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Also write a contact sheet to this PNG.")] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that search.")] = 1,
+    json: Json = False,
+) -> None:
+    """Print the nearest pieces of each query, best first: rank, score, id, source. With --json a line per query.
+
+    Example: rgs search indexes/x layout.png --k 5 --sheet hits.png
+    """
+    from pipelines.stages import search as stage
+
+    found = stage.run(index, queries, bank=bank, k=k, threads=threads)
+    opened = stage.open_bank(index, bank)
+    for one in found:
+        result = stage.to_json(one, opened)
+        if json:
+            console.emit_json(result)
+            continue
+        hits = result.pop("hits")
+        console.say("  ".join(f"{key} {value}" for key, value in result.items()))
+        for hit in hits:
+            console.emit(f"{hit['rank']}\t{hit['score']:.6f}\t{hit['id']}\t{hit['source']}")
+    if sheet is not None and found:
+        stage.write_sheet(sheet, stage.sheet(found, opened))
+        console.say(f"contact sheet: {sheet}")
