@@ -131,7 +131,8 @@ class Bank:
         return len(self.ids)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict(), "_process": 0}
+        state = {key: value for key, value in self.__dict__.items() if key != "_row_of_id"}
+        return {**state, "_files": OrderedDict(), "_process": 0}
 
     def source_of(self, row: int) -> Source:
         """The image that a piece was cut from."""
@@ -146,10 +147,10 @@ class Bank:
 
     def row_of_id(self, piece: int) -> int:
         """The row of a piece. Raises ArtifactError when the bank has no such piece."""
-        at = int(np.searchsorted(self._sorted_ids[0], np.uint64(piece)))
-        if at == len(self) or self._sorted_ids[0][at] != piece:
+        row = self._row_of_id.get(piece)
+        if row is None:
             raise ArtifactError(f"the bank has no piece {piece:016x}", where=self.path)
-        return int(self._sorted_ids[1][at])
+        return row
 
     def crop(self, row: int) -> np.ndarray:
         """(h, w, 3) uint8 RGB of a piece's box, 0 outside its mask."""
@@ -220,9 +221,8 @@ class Bank:
         return {source.id: number for number, source in enumerate(self.source_table)}
 
     @cached_property
-    def _sorted_ids(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.ids)
-        return self.ids[order], order
+    def _row_of_id(self) -> dict[int, int]:
+        return {piece: row for row, piece in enumerate(self.ids.tolist())}
 
     def _at(self, row: int) -> tuple[ShardTable, int, int]:
         """The shard of a row, the shard's number, and the row within it."""

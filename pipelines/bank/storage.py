@@ -8,7 +8,7 @@ by every HDF5 since 1.10.
 
 from __future__ import annotations
 
-import os
+import io
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from pipelines.artifact import fsync_directory
+from pipelines.artifact import write_atomic
 from pipelines.errors import ArtifactError, EnvironmentFault
 
 CHECKSUM = "crc32"
@@ -25,18 +25,12 @@ CHECKSUM = "crc32"
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file whole or not at all. Raises OSError when the disk does not take it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with h5py.File(temporary, "w", libver=("earliest", "v110")) as file:
-            for name, array in arrays.items():
-                dataset = file.create_dataset(name, data=array)
-                dataset.attrs[CHECKSUM] = np.uint32(checksum(array))
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+    image = io.BytesIO()  # in memory, since HDF5 can crash when a disk fills up under it
+    with h5py.File(image, "w", libver=("earliest", "v110")) as file:
+        for name, array in arrays.items():
+            dataset = file.create_dataset(name, data=array)
+            dataset.attrs[CHECKSUM] = np.uint32(checksum(array))
+    write_atomic(path, image.getvalue())
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

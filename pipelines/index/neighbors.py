@@ -26,10 +26,10 @@ class Neighbors:
     """
 
     artifact: Artifact
+    bank: Bank
     ids: np.ndarray = field(repr=False)
     rows: np.ndarray = field(repr=False)
     scores: np.ndarray = field(repr=False)
-    _order: np.ndarray = field(repr=False)
 
     @classmethod
     def open(cls, path: Path, bank: Bank) -> Neighbors:
@@ -38,7 +38,7 @@ class Neighbors:
         arrays = read_arrays(path / FILE, ("id", "rows", "scores"))
         if not np.array_equal(arrays["id"], bank.ids):
             raise damaged(path / FILE, "its pieces are not those of the bank")
-        return cls(artifact, arrays["id"], arrays["rows"], arrays["scores"], np.argsort(arrays["id"]))
+        return cls(artifact, bank, arrays["id"], arrays["rows"], arrays["scores"])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,10 +48,8 @@ class Neighbors:
         return self.rows.shape[1]
 
     def of(self, piece: int) -> tuple[np.ndarray, np.ndarray]:
-        """(m,) rows and scores of the m <= k neighbors that a piece has, by its id. ArtifactError if it is unknown."""
-        at = int(np.searchsorted(self.ids, np.uint64(piece), sorter=self._order))
-        if at == len(self) or self.ids[row := self._order[at]] != piece:
-            raise ArtifactError(f"the index has no piece {piece:016x}", where=self.artifact.path)
+        """(m,) rows and scores of the m <= k neighbors that a piece has, by its id. ArtifactError if unknown."""
+        row = self.bank.row_of_id(piece)
         there = self.rows[row] != NONE
         return self.rows[row][there], self.scores[row][there]
 

@@ -158,38 +158,49 @@ def _strip_gain(typing: Any, a: Any, i: Any, b: Any, j: Any, c: Any, d: Any, str
 
 
 @intrinsic
-def _pool_distances(typing: Any, query: Any, i: Any, pools: Any, first: Any, size: Any, limit: Any, out: Any) -> Any:
-    """L1 distances of query[i] (16 pools) to the shapes of one block into out (64 uint16); bit j: out[j] <= limit.
+def _pool_distances(typing: Any, query: Any, i: Any, pools: Any, first: Any, size: Any, out: Any, j: Any) -> Any:
+    """L1 distances of the pools query[i] to those of the `size` shapes from `first` on, into out[j] (64 uint16).
 
-    The block's pools begin at pools[16 * first]; `size` shapes, at most 64. Lanes beyond them hold no shape.
+    The pools of the block begin at pools[16 * first]. Lanes beyond `size` get the distance to whatever stands there.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         q = _address(context, builder, query, arguments[0], arguments[1])
         base = _address(context, builder, pools, arguments[2], builder.mul(arguments[3], ir.Constant(_I64, POOLS)))
-        target = _address(context, builder, out, arguments[6], ir.Constant(_I64, 0))
         stride = builder.mul(arguments[4], ir.Constant(_I64, 2))
+        target = _address(context, builder, out, arguments[5], arguments[6])
         half = ir.VectorType(_I16, BLOCK // 2)
         undefined, lanes = ir.Constant(half, ir.Undefined), ir.Constant(ir.VectorType(_I32, BLOCK // 2), None)
-        bits = ir.Constant(_I64, 0)
-        bound = builder.insert_element(undefined, builder.trunc(arguments[5], _I16), ir.Constant(_I32, 0))
-        bound = builder.shuffle_vector(bound, undefined, lanes)
         for part in range(2):
             total = ir.Constant(half, None)
-            for pool in range(POOLS):
-                at = builder.gep(q, [ir.Constant(_I64, 2 * pool)])
+            for number in range(POOLS):
+                at = builder.gep(q, [ir.Constant(_I64, 2 * number)])
                 count = builder.load(builder.bitcast(at, _I16.as_pointer()), align=1)
                 same = builder.insert_element(undefined, count, ir.Constant(_I32, 0))
                 same = builder.shuffle_vector(same, undefined, lanes)
-                offset = builder.add(builder.mul(stride, ir.Constant(_I64, pool)), ir.Constant(_I64, BLOCK * part))
+                offset = builder.add(builder.mul(stride, ir.Constant(_I64, number)), ir.Constant(_I64, BLOCK * part))
                 total = builder.add(total, _gap(builder, same, _load(builder, base, offset, _I16, BLOCK // 2)))
             at = builder.gep(target, [ir.Constant(_I64, BLOCK * part)])
             builder.store(total, builder.bitcast(at, half.as_pointer()), align=1)
-            near = builder.bitcast(builder.icmp_unsigned("<=", total, bound), _I32)
-            bits = builder.or_(bits, builder.shl(builder.zext(near, _I64), ir.Constant(_I64, 32 * part)))
-        return bits
+        return context.get_dummy_value()
 
-    return types.uint64(query, types.int64, pools, types.int64, types.int64, types.int64, out), generate
+    return types.void(query, types.int64, pools, types.int64, types.int64, out, types.int64), generate
+
+
+@intrinsic
+def _near(typing: Any, distances: Any, i: Any, limit: Any) -> Any:
+    """Bit j: distances[i, j] <= limit, of 64 uint16 and a limit below 2^16."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address = _address(context, builder, distances, arguments[0], arguments[1])
+        vector = ir.VectorType(_I16, BLOCK)
+        undefined, lanes = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(_I32, BLOCK), None)
+        bound = builder.insert_element(undefined, builder.trunc(arguments[2], _I16), ir.Constant(_I32, 0))
+        bound = builder.shuffle_vector(bound, undefined, lanes)
+        near = builder.icmp_unsigned("<=", _load(builder, address, 0, _I16, BLOCK), bound)
+        return builder.bitcast(near, _I64)
+
+    return types.uint64(distances, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -260,22 +271,6 @@ def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
 # ---- search ----
 
 
-class Scratch(NamedTuple):
-    """Working memory of one thread, fixed in size by the index.
-
-    block, end, bound: the walks over blocks; the next block, where to stop, and the least score it allows.
-    queue_bound, queue_shape: shapes that await their exact distance, with a lower bound of their score.
-    """
-
-    block: np.ndarray
-    end: np.ndarray
-    bound: np.ndarray
-    found: np.ndarray
-    distances: np.ndarray
-    queue_bound: np.ndarray
-    queue_shape: np.ndarray
-
-
 @_compiled
 def _score(scale: float, gamma: float, distance: int, largest: int) -> float:
     """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); a lower bound of it if `distance` is one: rounding is monotone."""
@@ -290,163 +285,18 @@ def _scale(a: int, b: int, strict: bool) -> float:
 
 
 @_compiled
-def search_queries(
-    queries, areas, categories, exclude, order, first, last, shapes, layout, keys, gamma, strict, rows, scores, work, GUESS, LIMIT
-):
-    most = 0
-    for i in range(len(layout.bucket_start) - 1):
-        most = max(most, layout.bucket_start[i + 1] - layout.bucket_start[i])
-    k = rows.shape[1]
-    guess = GUESS * k + 12
-    block = np.empty(2 * most, np.int64)  # the next block of each walk
-    bound = np.empty(2 * most, np.float64)  # its lower bound
-    end = np.empty(2 * most, np.int64)  # the block at which it ends
-    found = np.empty(BLOCK, np.int64)
-    distances = np.empty(BLOCK, np.uint16)
-    qb = np.empty(max(guess, LIMIT + BLOCK), np.float64)
-    qs = np.empty(max(guess, LIMIT + BLOCK), np.int64)
-    trial_rows = np.empty(k, np.int64)
-    trial_scores = np.empty(k, np.float64)
-    for number in range(first, last):
-        q = order[number]
-        c = np.searchsorted(layout.categories, categories[q])
-        if c == len(layout.categories) or layout.categories[c] != categories[q]:
-            continue
-        area = areas[q]
-        for scale in (0.0, 1.0):
-            cap = np.inf
-            if scores[q, k - 1] < scale:
-                break
-            if GUESS > 0:
-                n = _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude[q], rows[q], scores[q], cap,
-                          block, bound, end, found, distances, qb, qs, work[q], guess, True)
-                trial_rows[:] = rows[q]
-                trial_scores[:] = scores[q]
-                _flush(queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, trial_rows, trial_scores, np.inf, work[q], qb, qs, n)
-                cap = trial_scores[k - 1]
-            _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude[q], rows[q], scores[q], cap,
-                      block, bound, end, found, distances, qb, qs, work[q], LIMIT, False)
-
-
-@_compiled
-def _walk(queries, q, area, c, scale, shapes, layout, gamma, strict, keys, exclude, rows, scores, cap, block, bound, end, found, distances, qb, qs, work, limit, guessing):
-    count = np.int64(queries.counts[q])
-    walks = 0
-    for b in range(layout.bucket_start[c], layout.bucket_start[c + 1]):
-        apart = 2 * layout.bucket_areas[b, 1] < area or layout.bucket_areas[b, 0] > 2 * area
-        if apart != (scale == 1.0):
-            continue
-        low, high = layout.block_start[b], layout.block_start[b + 1]
-        middle = low  # the first block that reaches the query's count
-        upper = high
-        while middle < upper:
-            half = (middle + upper) // 2
-            if shapes.counts[layout.shape_start[half + 1] - 1] < count:
-                middle = half + 1
-            else:
-                upper = half
-        if middle < high:
-            block[walks], end[walks] = middle, high
-            bound[walks] = _block_bound(shapes, layout, middle, count, scale, gamma)
-            walks += 1
-        if middle > low:
-            block[walks], end[walks] = middle - 1, low - 1
-            bound[walks] = _block_bound(shapes, layout, middle - 1, count, scale, gamma)
-            walks += 1
-    waiting = 0
-    while walks > 0:
-        w = 0
-        for i in range(1, walks):
-            if bound[i] < bound[w]:
-                w = i
-        if guessing:
-            if waiting == limit and bound[w] >= qb[0]:
-                break
-        elif bound[w] > min(scores[-1], cap):
-            break
-        here = block[w]
-        if guessing:
-            waiting = _guess_block(queries, q, area, shapes, layout, gamma, strict, here, scale, distances, work, qb, qs, waiting, limit)
-        else:
-            waiting = _search_block(queries, q, area, shapes, layout, gamma, strict, here, scale, found, distances, rows, scores, cap, work, qb, qs, waiting)
-            if waiting >= limit:
-                _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, waiting)
-                waiting = 0
-        step = 1 if end[w] > here else -1
-        if here + step == end[w]:
-            walks -= 1
-            block[w], bound[w], end[w] = block[walks], bound[walks], end[walks]
-        else:
-            block[w] = here + step
-            bound[w] = _block_bound(shapes, layout, here + step, count, scale, gamma)
-    if not guessing:
-        _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, waiting)
-    return waiting
-
-
-@_compiled
-def _worst(rows, scores, cap):
-    k = len(rows)
-    if rows[k - 1] >= 0 and scores[k - 1] <= cap:
-        return scores[k - 1], rows[k - 1]
-    return cap, NO_ROW
-
-
-@_compiled
-def _guess_block(queries, q, area, shapes, layout, gamma, strict, block, scale, distances, work, qb, qs, n, limit):
-    first = np.int64(layout.shape_start[block])
-    size = np.int64(layout.shape_start[block + 1]) - first
-    count = np.int64(queries.counts[q])
-    largest = max(count, np.int64(shapes.counts[first + size - 1]))
-    worst = qb[0] if n == limit else np.inf
-    near = _pool_distances(queries.pools, q, shapes.pools, first, size, _allowed(worst, scale, gamma, largest), distances)
-    if size < BLOCK:
-        near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
-    work[0] += 1
-    while near != np.uint64(0):
-        j = _lowest_bit(near)
-        near &= near - np.uint64(1)
-        s = first + j
-        score = _score(scale, gamma, np.int64(distances[j]), max(count, np.int64(shapes.counts[s])))
-        if n == limit and score >= qb[0]:
-            continue
-        if scale == 0.0 and _scale(area, layout.areas[layout.member_start[s]], strict) > 0.0:
-            continue
-        if n < limit:
-            i = n
-            n += 1
-            while i > 0 and qb[(i - 1) // 2] < score:
-                qb[i], qs[i] = qb[(i - 1) // 2], qs[(i - 1) // 2]
-                i = (i - 1) // 2
-        else:
-            i = 0
-            while True:
-                child = 2 * i + 1
-                if child >= n:
-                    break
-                if child + 1 < n and qb[child + 1] > qb[child]:
-                    child += 1
-                if qb[child] <= score:
-                    break
-                qb[i], qs[i] = qb[child], qs[child]
-                i = child
-        qb[i], qs[i] = score, s
-    return n
-
-
-@_compiled
-def _allowed(worst, scale, gamma, largest):
+def _allowed(worst: float, scale: float, gamma: float, largest: int) -> int:
     """The largest distance whose score may still be `worst`, rounded up."""
-    if gamma > 0 and worst < np.inf:
+    if gamma > 0.0 and worst < np.inf:
         return np.int64(min((worst - scale) / gamma * largest * (1 + 1e-9) + 1, SIDE * SIDE))
     return np.int64(SIDE * SIDE)
 
 
 @_compiled
-def _block_bound(shapes: Shapes, layout: Layout, block: int, count: int, scale: float, gamma: float) -> float:
+def _block_bound(counts: np.ndarray, shape_start: np.ndarray, block: int, count: int, scale: float, gamma: float) -> float:
     """The least score that the counts of a block allow: |A xor B| >= ||A| - |B||."""
-    least = np.int64(shapes.counts[layout.shape_start[block]])
-    largest = np.int64(shapes.counts[layout.shape_start[block + 1] - 1])
+    least = np.int64(counts[shape_start[block]])
+    largest = np.int64(counts[shape_start[block + 1] - 1])
     if least > count:
         return _score(scale, gamma, least - count, least)
     if largest < count:
@@ -455,100 +305,176 @@ def _block_bound(shapes: Shapes, layout: Layout, block: int, count: int, scale: 
 
 
 @_compiled
-def _search_block(
-    queries: Shapes,
-    q: int,
-    area: int,
-    shapes: Shapes,
-    layout: Layout,
-    gamma: float,
-    strict: bool,
-    block: int,
-    scale: float,
-    found: np.ndarray,
-    distances: np.ndarray,
-    rows: np.ndarray,
-    scores: np.ndarray,
-    cap,
-    work: np.ndarray,
-    qb, qs, waiting
-) -> int:
-    first = np.int64(layout.shape_start[block])
-    size = np.int64(layout.shape_start[block + 1]) - first
-    count = np.int64(queries.counts[q])
-    worst, worst_row = _worst(rows, scores, cap)
-    limit = _allowed(worst, scale, gamma, max(count, np.int64(shapes.counts[first + size - 1])))
-    near = _pool_distances(queries.pools, q, shapes.pools, first, size, limit, distances)
-    if size < BLOCK:
-        near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
-    work[0] += 1
-    n = 0
-    while near != np.uint64(0):
-        j = _lowest_bit(near)
-        near &= near - np.uint64(1)
-        s = first + j
-        _prefetch(shapes.cells, s)
-        found[n] = s
-        n += 1
-    work[1] += n
-    for i in range(n):
-        s = found[i]
-        distance = _cell_distance(queries.cells, q, shapes.cells, s)
-        member = layout.member_start[s]
-        sc = scale
-        if scale==0.0 and layout.member_start[s + 1] == member + 1:
-            sc = _scale(area, layout.areas[member], strict)
-        score = _score(sc, gamma, distance, max(count, np.int64(shapes.counts[s])))
-        if score < worst or (score == worst and layout.rows[member] < worst_row):
-            qb[waiting]=score; qs[waiting]=s; waiting+=1
-    return waiting
+def search_queries(
+    queries, areas, categories, exclude, order, first, last, shapes, layout, keys, gamma, strict, rows, scores, work, GUESS, SAMPLE
+):
+    k = rows.shape[1]
+    bucket_start, bucket_areas, block_start, shape_start, counts = layout.bucket_start, layout.bucket_areas, layout.block_start, layout.shape_start, shapes.counts
+    known_categories, query_counts, query_pools, pools = layout.categories, queries.counts, queries.pools, shapes.pools
+    most = 0
+    for i in range(len(bucket_start) - 1):
+        most = max(most, bucket_start[i + 1] - bucket_start[i])
+    guess = GUESS * k + 2
+    sample = max(SAMPLE, guess // 16)
+    block = np.empty(2 * most, np.int64)  # the next block of each walk
+    bound = np.empty(2 * most, np.float64)  # its lower bound
+    end = np.empty(2 * most, np.int64)  # the block at which it ends
+    seen = np.empty(sample, np.int64)
+    seen_largest = np.empty(sample, np.int64)
+    distances = np.empty((sample, BLOCK), np.uint16)
+    trial_rows = np.empty((1, k), np.int64)
+    trial_scores = np.empty((1, k), np.float64)
+    for number in range(first, last):
+        q = order[number]
+        c = np.searchsorted(known_categories, categories[q])
+        if c == len(known_categories) or known_categories[c] != categories[q]:
+            continue
+        area = areas[q]
+        count = np.int64(query_counts[q])
+        for scale in (0.0, 1.0):
+            if scores[q, k - 1] < scale:
+                break
+            walks = 0
+            for b in range(bucket_start[c], bucket_start[c + 1]):
+                apart = 2 * bucket_areas[b, 1] < area or bucket_areas[b, 0] > 2 * area
+                if apart != (scale == 1.0):
+                    continue
+                low, high = block_start[b], block_start[b + 1]
+                middle = low  # the first block that reaches the query's count
+                upper = high
+                while middle < upper:
+                    half = (middle + upper) // 2
+                    if counts[shape_start[half + 1] - 1] < count:
+                        middle = half + 1
+                    else:
+                        upper = half
+                if middle < high:
+                    block[walks], end[walks] = middle, high
+                    bound[walks] = _block_bound(counts, shape_start, middle, count, scale, gamma)
+                    walks += 1
+                if middle > low:
+                    block[walks], end[walks] = middle - 1, low - 1
+                    bound[walks] = _block_bound(counts, shape_start, middle - 1, count, scale, gamma)
+                    walks += 1
+            cap = np.inf
+            collected = 0
+            done = 0
+            collecting = True
+            while True:
+                if walks > 0 and (collecting or done == collected):
+                    w = 0
+                    for i in range(1, walks):
+                        if bound[i] < bound[w]:
+                            w = i
+                    if not collecting and bound[w] > min(scores[q, k - 1], cap):
+                        break
+                    here = block[w]
+                    step = 1 if end[w] > here else -1
+                    if here + step == end[w]:
+                        walks -= 1
+                        block[w], bound[w], end[w] = block[walks], bound[walks], end[walks]
+                    else:
+                        block[w] = here + step
+                        bound[w] = _block_bound(counts, shape_start, here + step, count, scale, gamma)
+                    start = np.int64(shape_start[here])
+                    size = np.int64(shape_start[here + 1]) - start
+                    at = collected if collecting else 0
+                    _pool_distances(query_pools, q, pools, start, size, distances, at)
+                    work[q, 0] += 1
+                    if collecting:
+                        seen[collected] = here
+                        seen_largest[collected] = max(count, np.int64(counts[start + size - 1]))
+                        collected += 1
+                        if collected < sample and walks > 0:
+                            continue
+                    else:
+                        _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, here, scale, distances, at,
+                               cap, np.inf, rows, scores, q, work, q)
+                elif not collecting and done == collected:
+                    break
+                if collecting:
+                    collecting = False
+                    low_share, share = 0.0, 1.0
+                    for _ in range(8):
+                        middle_share = (low_share + share) / 2
+                        n = 0
+                        for i in range(collected):
+                            n += _set_bits(_near(distances, i, np.int64(middle_share * seen_largest[i])))
+                        if n < guess:
+                            low_share = middle_share
+                        else:
+                            share = middle_share
+                    for i in range(k):
+                        trial_rows[0, i], trial_scores[0, i] = rows[q, i], scores[q, i]
+                    for i in range(collected):
+                        _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[i], scale, distances, i,
+                               np.inf, share, trial_rows, trial_scores, 0, work, q)
+                    cap = trial_scores[0, k - 1]
+                while done < collected:
+                    _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[done], scale, distances, done,
+                           cap, np.inf, rows, scores, q, work, q)
+                    done += 1
+
 
 @_compiled
-def _sift(qb,qs,i,n):
-    b,s=qb[i],qs[i]
-    while True:
-        c=2*i+1
-        if c>=n: break
-        if c+1<n and qb[c+1]<qb[c]: c+=1
-        if qb[c]>=b: break
-        qb[i],qs[i]=qb[c],qs[c]
-        i=c
-    qb[i],qs[i]=b,s
-@_compiled
-def _flush(queries, q, area, exclude, shapes, layout, keys, gamma, strict, rows, scores, cap, work, qb, qs, n):
-    k=len(rows)
-    count = np.int64(queries.counts[q])
-    for i in range(n//2-1,-1,-1): _sift(qb,qs,i,n)
-    worst, worst_row = _worst(rows, scores, cap)
-    while n>0 and qb[0]<=worst:
-        b,s=qb[0],qs[0]
-        n-=1
-        if n>0:
-            qb[0],qs[0]=qb[n],qs[n]
-            _sift(qb,qs,0,n)
-            _prefetch(shapes.masks,qs[0])
-        if b==worst and layout.rows[layout.member_start[s]]>worst_row: continue
-        largest = max(count, np.int64(shapes.counts[s]))
+def _visit(queries, q, area, count, exclude, shapes, layout, keys, gamma, strict, block, scale, distances, at, cap, share, rows, scores, r, work, wq):
+    k = rows.shape[1]
+    first = np.int64(layout.shape_start[block])
+    size = np.int64(layout.shape_start[block + 1]) - first
+    worst, worst_row = cap, NO_ROW
+    if scores[r, k - 1] <= cap and rows[r, k - 1] >= 0:
+        worst, worst_row = scores[r, k - 1], rows[r, k - 1]
+    largest = max(count, np.int64(shapes.counts[first + size - 1]))
+    limit = _allowed(worst, scale, gamma, largest)
+    near = _near(distances, at, min(limit, np.int64(share * largest)) if share < np.inf else limit)
+    if size < BLOCK:
+        near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
+    if near == np.uint64(0):
+        return
+    rest = near
+    while rest != np.uint64(0):
+        _prefetch(shapes.cells, first + _lowest_bit(rest))
+        rest &= rest - np.uint64(1)
+    rest = near
+    while rest != np.uint64(0):
+        bit = rest & (~rest + np.uint64(1))
+        s = first + _lowest_bit(rest)
+        rest ^= bit
+        work[wq, 1] += 1
+        if _cell_distance(queries.cells, q, shapes.cells, s) > limit:
+            near ^= bit
+        else:
+            _prefetch(shapes.masks, s)
+    while near != np.uint64(0):
+        s = first + _lowest_bit(near)
+        near &= near - np.uint64(1)
+        member, last = layout.member_start[s], layout.member_start[s + 1]
+        if worst < 1.0 and last == member + 1 and _scale(area, layout.areas[member], strict) > 0.0:
+            continue
         distance = _cell_distance(queries.cells, q, shapes.cells, s)
-        limit = _allowed(worst, 0.0, gamma, largest)
         strip = 0
         while strip < STRIPS and distance <= limit:
             distance += _strip_gain(queries.masks, q, shapes.masks, s, queries.cells, shapes.cells, strip)
             strip += 1
-        if distance > limit: continue
-        work[2] += 1
-        best = _score(0.0, gamma, distance, largest)
-        for j in range(layout.member_start[s], layout.member_start[s + 1]):
+        work[wq, 3] += strip
+        if distance > limit:
+            continue
+        work[wq, 2] += 1
+        largest = max(count, np.int64(shapes.counts[s]))
+        scores_of = (_score(0.0, gamma, distance, largest), _score(1.0, gamma, distance, largest))
+        for j in range(member, last):
             row = np.int64(layout.rows[j])
-            if best > worst or (best == worst and row > worst_row):
+            if scores_of[0] > worst or (scores_of[0] == worst and row > worst_row):
                 break  # later members have higher rows
             if exclude >= 0 and keys[row] == exclude:
                 continue
-            score = best if _scale(area, layout.areas[j], strict)==0.0 else _score(1.0, gamma, distance, largest)
+            score = scores_of[0] if _scale(area, layout.areas[j], strict) == 0.0 else scores_of[1]
             if score < worst or (score == worst and row < worst_row):
-                at = k - 1
-                while at > 0 and (score < scores[at-1] or (score == scores[at-1] and row < rows[at-1])):
-                    scores[at], rows[at] = scores[at - 1], rows[at - 1]
-                    at -= 1
-                scores[at], rows[at] = score, row
-                worst, worst_row = _worst(rows, scores, cap)
+                i = k - 1
+                while i > 0 and (score < scores[r, i - 1] or (score == scores[r, i - 1] and row < rows[r, i - 1])):
+                    scores[r, i], rows[r, i] = scores[r, i - 1], rows[r, i - 1]
+                    i -= 1
+                scores[r, i], rows[r, i] = score, row
+                if scores[r, k - 1] <= cap and rows[r, k - 1] >= 0:
+                    worst, worst_row = scores[r, k - 1], rows[r, k - 1]
+                    limit = _allowed(worst, scale, gamma, max(count, np.int64(shapes.counts[first + size - 1])))

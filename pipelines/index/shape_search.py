@@ -21,7 +21,7 @@ class ShapeScore:
 def _octave(a): return np.frexp(a.astype(np.float64))[1]
 class ShapeSearch:
     def __init__(self,masks,areas,categories,*,score):
-        self.score=score; self.flush=(2,128)
+        self.score=score; self.flush=(2,24)
         n=len(masks)
         words=np.ascontiguousarray(masks).view(np.uint64)
         counts=np.empty(n,np.int32);h=np.empty(n,np.uint64)
@@ -61,7 +61,7 @@ class ShapeSearch:
         Q=Shapes(w,cells,P,counts)
         if keys is None: keys=np.empty(0,np.int64)
         if exclude is None: exclude=np.full(nq,-1)
-        R=np.full((nq,k),-1);S=np.full((nq,k),np.inf);work=np.zeros((nq,3),np.int64)
+        R=np.full((nq,k),-1);S=np.full((nq,k),np.inf);work=np.zeros((nq,4),np.int64)
         o=np.lexsort((counts,_octave(areas),categories)) if order else np.arange(nq)
         self.Q=(Q,areas,categories,exclude,o)
         chunk=chunk or 64

@@ -17,6 +17,7 @@ import pytest
 from pipelines.bank import bank as bank_module
 from pipelines.bank.bank import Bank
 from pipelines.bank.shard import piece_id
+from pipelines.data.open import open_dataset
 from pipelines.errors import ArtifactError
 from pipelines.stages import build_bank
 from tests.bank.photos import CLASSES, draw, write_dataset
@@ -77,8 +78,9 @@ def test_columns(built: Path) -> None:
 def test_what_is_not_in_the_bank(built: Path) -> None:
     bank = Bank.open(built)
     assert len(bank.rows_of_source("train/0004")) == 0
-    with pytest.raises(ArtifactError, match="no piece"):
-        bank.row_of_id(12345)
+    for piece in (12345, -1, 2**70):
+        with pytest.raises(ArtifactError, match="no piece"):
+            bank.row_of_id(piece)
     for row in (-1, len(bank)):
         with pytest.raises(IndexError):
             bank.crop(row)
@@ -211,3 +213,27 @@ def test_what_is_no_bank(built: Path, copied: Path) -> None:
     (copied / "manifest.json").write_text(json.dumps({**manifest, "format": "rgs/index@1"}))
     with pytest.raises(ArtifactError, match="this is a index, not a bank"):
         Bank.open(copied)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.skipif("RGS_REAL_DATA" not in os.environ, reason="RGS_REAL_DATA is not set")
+@pytest.mark.parametrize("pack", ["camvid", "cmp_facades", "coco_panoptic"])
+def test_banks_of_real_photos_tile_their_label_maps(tmp_path: Path, pack: str) -> None:
+    data = Path(os.environ["RGS_REAL_DATA"]) / pack
+    config = build_bank.BuildBank.model_validate(
+        {"split": "val", "decompose": {"preserved_ratio": 1.0}, "shard_sources": 16}
+    )
+    made = build_bank.run(config, data=data, out=tmp_path / "x", jobs=2)
+    assert made.statistics["bad"] == []
+    bank, dataset = Bank.open(made.path), open_dataset(data)
+    for record in dataset.records("val")[::9]:
+        scene = dataset.read(record)
+        assert scene.image is not None and scene.labels is not None
+        shown, classes = np.zeros_like(scene.image), np.full(scene.labels.shape, -1)
+        for row in bank.rows_of_source(record.id):
+            x, y, w, h = bank.boxes[row]
+            classes[y : y + h, x : x + w][bank.mask(row)] = bank.categories[row]
+            shown[y : y + h, x : x + w] += bank.crop(row)
+        np.testing.assert_array_equal(classes, scene.labels)
+        np.testing.assert_array_equal(shown, scene.image * (scene.labels >= 0)[..., None])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -20,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.artifact import Artifact, locked, open_artifact, verify_files
-from pipelines.bank import storage
 from pipelines.bank.bank import Bank
 from pipelines.bank.shard import read_shard
 from pipelines.errors import ArtifactError, ConfigError, DataError, EnvironmentFault
@@ -244,7 +244,7 @@ def killed_at_sync(config: BuildBank, number: int, **arguments: Any) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
             real(handle)
 
-        storage.os.fsync = fsync  # type: ignore[assignment]
+        os.fsync = fsync  # type: ignore[assignment]
         try:
             build_bank.run(config, **arguments)
         finally:
@@ -261,6 +261,21 @@ def test_killed_at_any_point_then_finished(photos: Path, tmp_path: Path, number:
     assert again.digest == bank.digest and again.statistics == bank.statistics
     assert sorted(path.name for path in again.path.iterdir()) == ["config.yaml", "manifest.json", "shards"]
     assert {f"shards/{path.name}" for path in (again.path / "shards").iterdir()} == set(files(bank))
+
+
+def test_a_full_disk_then_finished(
+    photos: Path, tmp_path: Path, bank: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        if list(tmp_path.rglob("00002.h5*")) or list(tmp_path.rglob(".00002.h5*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", refuse)
+        with pytest.raises(EnvironmentFault, match="disk is full"):
+            build_bank.run(SMALL, data=photos, out=tmp_path / "y")
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert build_bank.run(SMALL, data=photos, out=tmp_path / "y").digest == bank.digest
 
 
 def test_finished_shards_are_not_made_again(photos: Path, tmp_path: Path) -> None:
