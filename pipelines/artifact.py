@@ -162,6 +162,7 @@ def writing(
     partial = out.with_name(out.name + ".partial")
     plan = _plan(kind, config, inputs)
     with disk_faults(out), locked(partial):
+        require_free(out)  # another writer may have finished while this one waited
         for left in partial.rglob(".*.tmp"):  # of a writer that was killed
             left.unlink()
         stamp = partial / "plan.json"

@@ -127,34 +127,24 @@ def _hamming(typing: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
     return types.int64(a, types.int64, b, types.int64), generate
 
 
-STRIPS = 4
-
-
 @intrinsic
-def _strip_gain(typing: Any, a: Any, i: Any, b: Any, j: Any, c: Any, d: Any, strip: Any) -> Any:
-    """Bits that differ in one strip less its cells' L1: a[i] vs b[j] masks, c[i] vs d[j] cells."""
+def _detail_distance(typing: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """sum |a[i] - b[j]| over the four quarters of each cell, the last of which is the cell less the other three."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        masks, index, others, other_index, cells, other_cells, strip = arguments
-        size = BYTES // STRIPS
-        start = builder.mul(strip, ir.Constant(_I64, size))
-        one = builder.gep(_address(context, builder, a, masks, index), [start])
-        other = builder.gep(_address(context, builder, b, others, other_index), [start])
-        vector = ir.VectorType(_I64, 8)
-        sums = [ir.Constant(vector, None)] * 2
-        for step, offset in enumerate(range(0, size, 64)):
-            both = builder.xor(_load(builder, one, offset, _I64, 8), _load(builder, other, offset, _I64, 8))
-            sums[step % 2] = builder.add(sums[step % 2], _call(builder, "llvm.ctpop.v8i64", vector, both))
-        total = _call(builder, "llvm.vector.reduce.add.v8i64", _I64, builder.add(*sums))
-        lanes = CELLS // STRIPS
-        start = builder.mul(strip, ir.Constant(_I64, lanes))
-        x = _load(builder, builder.gep(_address(context, builder, c, cells, index), [start]), 0, _I8, lanes)
-        y = _load(builder, builder.gep(_address(context, builder, d, other_cells, other_index), [start]), 0, _I8, lanes)
-        wide = builder.zext(_gap(builder, x, y), ir.VectorType(_I32, lanes))
-        known = _call(builder, f"llvm.vector.reduce.add.v{lanes}i32", _I32, wide)
-        return builder.sub(total, builder.zext(known, _I64))
+        one = _address(context, builder, a, arguments[0], arguments[1])
+        other = _address(context, builder, b, arguments[2], arguments[3])
+        x, y = (_load(builder, address, 0, _I8, CELLS) for address in (one, other))
+        total = ir.Constant(x.type, None)
+        for offset in range(CELLS, 4 * CELLS, CELLS):
+            u, v = (_load(builder, address, offset, _I8, CELLS) for address in (one, other))
+            total = builder.add(total, _gap(builder, u, v))
+            x, y = builder.sub(x, u), builder.sub(y, v)
+        total = builder.add(total, _gap(builder, x, y))
+        wide = builder.zext(total, ir.VectorType(_I32, CELLS))
+        return builder.zext(_call(builder, f"llvm.vector.reduce.add.v{CELLS}i32", _I32, wide), _I64)
 
-    return types.int64(a, types.int64, b, types.int64, c, d, types.int64), generate
+    return types.int64(a, types.int64, b, types.int64), generate
 
 
 @intrinsic
@@ -221,20 +211,29 @@ def _set_bits(typing: Any, bits: Any) -> Any:
     return types.int64(types.uint64), generate
 
 
-@intrinsic
-def _prefetch(typing: Any, array: Any, i: Any) -> Any:
-    """Ask for array[i], all its cache lines; only a hint."""
-    size = 2048 if array.dtype == types.uint64 else 64
+def _prefetch_lines(before: int, after: int, scale: int = 1) -> Any:
+    """A hint to fetch bytes before..after from array[scale * i] on."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        address = _address(context, builder, array, arguments[0], arguments[1])
-        read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
-        for offset in range(0, size, 64):
-            at = builder.gep(address, [ir.Constant(_I64, offset)])
-            _call(builder, "llvm.prefetch.p0", ir.VoidType(), at, read, keep, data)
-        return context.get_dummy_value()
+    @intrinsic
+    def prefetch(typing: Any, array: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            index = builder.mul(arguments[1], ir.Constant(_I64, scale))
+            address = _address(context, builder, array, arguments[0], index)
+            read, keep, data = (ir.Constant(_I32, value) for value in (0, 3, 1))
+            for offset in range(before, after, 64):
+                at = builder.gep(address, [ir.Constant(_I64, offset)])
+                _call(builder, "llvm.prefetch.p0", ir.VoidType(), at, read, keep, data)
+            return context.get_dummy_value()
 
-    return types.void(array, types.int64), generate
+        return types.void(array, types.int64), generate
+
+    return prefetch
+
+
+_prefetch_block = _prefetch_lines(0, 2 * POOLS * BLOCK, POOLS)
+_prefetch_cells = _prefetch_lines(0, CELLS)
+_prefetch_details = _prefetch_lines(CELLS, 4 * CELLS)
+_prefetch_mask = _prefetch_lines(0, BYTES)
 
 
 # ---- what is computed of masks once ----
@@ -254,18 +253,23 @@ def fingerprint(masks: np.ndarray, factors: np.ndarray, counts: np.ndarray, hash
 
 @_compiled
 def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
-    """Set pixels by cell (m, 64) uint8, clipped, and by pool (m, 16) uint16 of masks (m, 2048) uint8."""
-    sums = np.zeros(CELLS, np.int64)
+    """Count the cells (m, 256) uint8 and pools (m, 16) uint16 of masks (m, 2048) uint8."""
+    quarters = np.zeros((16, 16), np.int64)
     for i in range(len(masks)):
-        sums[:] = 0
+        quarters[:] = 0
+        pools[i] = 0
         for y in range(SIDE):
             for x in range(SIDE // 8):
-                sums[y // 16 * 8 + x // 2] += _set_bits(np.uint64(masks[i, y * (SIDE // 8) + x]))
-        for j in range(CELLS):
-            cells[i, j] = min(sums[j], 255)
-        for j in range(POOLS):
-            corner = j // 4 * 16 + j % 4 * 2
-            pools[i, j] = sums[corner] + sums[corner + 1] + sums[corner + 8] + sums[corner + 9]
+                quarters[y // 8, x] += _set_bits(np.uint64(masks[i, y * (SIDE // 8) + x]))
+        for y in range(16):
+            for x in range(16):
+                pools[i, y // 4 * 4 + x // 4] += quarters[y, x]
+        for y in range(8):
+            for x in range(8):
+                a, b = min(quarters[2 * y, 2 * x], 63), min(quarters[2 * y, 2 * x + 1], 63)
+                c, d = min(quarters[2 * y + 1, 2 * x], 63), min(quarters[2 * y + 1, 2 * x + 1], 63)
+                cell = 8 * y + x
+                cells[i, cell], cells[i, 64 + cell], cells[i, 128 + cell], cells[i, 192 + cell] = a + b + c + d, a, b, c
 
 
 # ---- search ----
@@ -376,6 +380,7 @@ def search_queries(
                     else:
                         block[w] = here + step
                         bound[w] = _block_bound(counts, shape_start, here + step, count, scale, gamma)
+                        _prefetch_block(pools, np.int64(shape_start[here + step]))
                     start = np.int64(shape_start[here])
                     size = np.int64(shape_start[here + 1]) - start
                     at = collected if collecting else 0
@@ -388,8 +393,9 @@ def search_queries(
                         if collected < sample and walks > 0:
                             continue
                     else:
-                        _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, here, scale, distances, at,
-                               cap, np.inf, rows, scores, q, work, q)
+                        near = _near(distances, at, _allowed(min(scores[q, k - 1], cap), scale, gamma, max(count, np.int64(counts[start + size - 1]))))
+                        if near != np.uint64(0):
+                            _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, here, scale, cap, rows, scores, q, work, q)
                 elif not collecting and done == collected:
                     break
                 if collecting:
@@ -407,17 +413,19 @@ def search_queries(
                     for i in range(k):
                         trial_rows[0, i], trial_scores[0, i] = rows[q, i], scores[q, i]
                     for i in range(collected):
-                        _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[i], scale, distances, i,
-                               np.inf, share, trial_rows, trial_scores, 0, work, q)
+                        near = _near(distances, i, np.int64(share * seen_largest[i]))
+                        if near != np.uint64(0):
+                            _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[i], scale, np.inf, trial_rows, trial_scores, 0, work, q)
                     cap = trial_scores[0, k - 1]
                 while done < collected:
-                    _visit(queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[done], scale, distances, done,
-                           cap, np.inf, rows, scores, q, work, q)
+                    near = _near(distances, done, _allowed(min(scores[q, k - 1], cap), scale, gamma, seen_largest[done]))
+                    if near != np.uint64(0):
+                        _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[done], scale, cap, rows, scores, q, work, q)
                     done += 1
 
 
 @_compiled
-def _visit(queries, q, area, count, exclude, shapes, layout, keys, gamma, strict, block, scale, distances, at, cap, share, rows, scores, r, work, wq):
+def _visit(near, queries, q, area, count, exclude, shapes, layout, keys, gamma, strict, block, scale, cap, rows, scores, r, work, wq):
     k = rows.shape[1]
     first = np.int64(layout.shape_start[block])
     size = np.int64(layout.shape_start[block + 1]) - first
@@ -426,14 +434,13 @@ def _visit(queries, q, area, count, exclude, shapes, layout, keys, gamma, strict
         worst, worst_row = scores[r, k - 1], rows[r, k - 1]
     largest = max(count, np.int64(shapes.counts[first + size - 1]))
     limit = _allowed(worst, scale, gamma, largest)
-    near = _near(distances, at, min(limit, np.int64(share * largest)) if share < np.inf else limit)
     if size < BLOCK:
         near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
     if near == np.uint64(0):
         return
     rest = near
     while rest != np.uint64(0):
-        _prefetch(shapes.cells, first + _lowest_bit(rest))
+        _prefetch_cells(shapes.cells, first + _lowest_bit(rest))
         rest &= rest - np.uint64(1)
     rest = near
     while rest != np.uint64(0):
@@ -443,22 +450,27 @@ def _visit(queries, q, area, count, exclude, shapes, layout, keys, gamma, strict
         work[wq, 1] += 1
         if _cell_distance(queries.cells, q, shapes.cells, s) > limit:
             near ^= bit
+            continue
+        member = layout.member_start[s]
+        if worst < 1.0 and layout.member_start[s + 1] == member + 1 and _scale(area, layout.areas[member], strict) > 0.0:
+            near ^= bit
         else:
-            _prefetch(shapes.masks, s)
+            _prefetch_details(shapes.cells, s)
+    rest = near
+    while rest != np.uint64(0):
+        bit = rest & (~rest + np.uint64(1))
+        s = first + _lowest_bit(rest)
+        rest ^= bit
+        work[wq, 3] += 1
+        if _detail_distance(queries.cells, q, shapes.cells, s) > limit:
+            near ^= bit
+        else:
+            _prefetch_mask(shapes.masks, s)
     while near != np.uint64(0):
         s = first + _lowest_bit(near)
         near &= near - np.uint64(1)
         member, last = layout.member_start[s], layout.member_start[s + 1]
-        if worst < 1.0 and last == member + 1 and _scale(area, layout.areas[member], strict) > 0.0:
-            continue
-        distance = _cell_distance(queries.cells, q, shapes.cells, s)
-        strip = 0
-        while strip < STRIPS and distance <= limit:
-            distance += _strip_gain(queries.masks, q, shapes.masks, s, queries.cells, shapes.cells, strip)
-            strip += 1
-        work[wq, 3] += strip
-        if distance > limit:
-            continue
+        distance = _hamming(queries.masks, q, shapes.masks, s)
         work[wq, 2] += 1
         largest = max(count, np.int64(shapes.counts[s]))
         scores_of = (_score(0.0, gamma, distance, largest), _score(1.0, gamma, distance, largest))

@@ -38,7 +38,7 @@ class ShapeSearch:
             new[s+same]=(masks[a[same]]!=masks[b[same]]).any(1)
         member_start=np.append(np.flatnonzero(new),n).astype(np.int32)
         f=o[member_start[:-1]]; m=len(f)
-        W=np.empty((m,WORDS),np.uint64);cells=np.empty((m,CELLS),np.uint8);P=np.empty((m,POOLS),np.uint16)
+        W=np.empty((m,WORDS),np.uint64);cells=np.empty((m,4*CELLS),np.uint8);P=np.empty((m,POOLS),np.uint16)
         for s in range(0,m,4096):
             W[s:s+4096]=words[f[s:s+4096]]; pool(W[s:s+4096].view(np.uint8),cells[s:s+4096],P[s:s+4096])
         cat=categories[f];oc=octave[f]
@@ -55,7 +55,7 @@ class ShapeSearch:
         self.layout=Layout(cats.astype(np.int32),np.append(cs,len(bs)-1).astype(np.int32),ba,block_start,shape_start,member_start,o.astype(np.int32),A)
     def search(self,masks,areas,categories,k,*,exclude=None,keys=None,threads=1,chunk=None,order=True):
         nq=len(masks)
-        cells=np.empty((nq,CELLS),np.uint8);P=np.empty((nq,POOLS),np.uint16);counts=np.empty(nq,np.int32);h=np.empty(nq,np.uint64)
+        cells=np.empty((nq,4*CELLS),np.uint8);P=np.empty((nq,POOLS),np.uint16);counts=np.empty(nq,np.int32);h=np.empty(nq,np.uint64)
         w=masks.view(np.uint64)
         pool(masks,cells,P); fingerprint(w,np.ones(WORDS,np.uint64),counts,h)
         Q=Shapes(w,cells,P,counts)

@@ -43,11 +43,11 @@ def render(report: Mapping[str, Any], examples: Sequence[Example], columns: Sequ
 
 
 def show_number(value: float | None) -> str:
-    """Four significant digits, plainly: 0.7312, 23.41, 1204."""
+    """Four digits that matter, plainly: 0.7312, 23.41, 1204; a dash for what is unknown."""
     if value is None or not math.isfinite(value):
         return "–"
-    digits = 4 - 1 - (math.floor(math.log10(abs(value))) if value else 0)
-    return f"{value:.{min(max(digits, 0), 4)}f}"
+    before = max(1, len(str(int(abs(value))))) if abs(value) >= 1 else 0
+    return f"{value:.{max(4 - before, 0)}f}"
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -105,7 +105,7 @@ def frechet_score(
     warning = f"{fewer} images for {d} features: the covariance is singular and the bias large" if fewer <= d else None
     return Score(
         name,
-        "Frechet distance",
+        "Frechet distance of judge's features",
         frechet.frechet_distance(np.stack(reals), np.stack(fakes)),
         "lower",
         protocol,

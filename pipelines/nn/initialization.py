@@ -6,6 +6,9 @@ from torch import nn
 
 from pipelines.nn.layers.spectral import SpectralConv2d
 
+SETTLING = 15
+"""Power iterations that are enough for the singular vectors of random weights."""
+
 
 def init_weights(network: nn.Module, gain: float = 0.02) -> nn.Module:
     """Xavier-normal weights with `gain` and zero biases for every convolution and linear layer, in place.

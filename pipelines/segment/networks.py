@@ -8,15 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.nn.initialization import settle
 from pipelines.nn.layers.normalization import BatchNorm
-from pipelines.nn.layers.spectral import SpectralConv2d
 from pipelines.nn.layers.unet import WIDTHS, UNet
 from pipelines.nn.reduce import world_size
 
 Architecture = Literal["unet", "deeplabv3", "lraspp"]
-
-SETTLE = 15
-"""Power iterations that bring the singular vectors of fresh weights near their place."""
 
 
 class SegmenterNet(nn.Module):
@@ -56,9 +53,7 @@ class UNetSegmenter(UNet, SegmenterNet):
     def __init__(self, classes: int, width: int) -> None:
         super().__init__(classes, [w * width // WIDTHS[0] for w in WIDTHS])
         self.feature_size = width // 2
-        for module in self.modules():
-            if isinstance(module, SpectralConv2d):
-                module.power_iterate(SETTLE)
+        settle(self)
 
     def last(self) -> nn.Module:
         return self.layer_up_last

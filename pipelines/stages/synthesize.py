@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -171,6 +172,9 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
         dataset = open_dataset(requested.data, config.format)
         require_same_classes(loaded.schema, dataset.schema, "the dataset", requested.data)
         layouts = [r for r in dataset.records(config.split) if r.labels is not None or dataset.format == "coco"]
+        names = Counter(Path(r.id).name for r in layouts)
+        if names and (most := names.most_common(1)[0])[1] > 1:
+            raise ConfigError(f"two scenes of the dataset are named {most[0]!r}", fix="choose one split with --split")
         digest = digest_json([[r.id, sha256_file(r.labels) if r.labels else ""] for r in layouts])
         inputs.append(Input("layouts", relative_path(requested.data, home), digest))
     else:

@@ -204,7 +204,7 @@ def test_it_learns_colors(arch: str) -> None:
         loss = sum(segmenter.losses("S", {"S": net}, {}, batch, {}, step).values())
         assert isinstance(loss, torch.Tensor)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     valid = batch["labels"] >= 0
     right = (net(batch["image"]).argmax(1) == batch["labels"])[valid]

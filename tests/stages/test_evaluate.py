@@ -124,12 +124,12 @@ def make_reference(folder: Path, count: int = 4, size: tuple[int, int] = SIZE) -
 
 
 def make_judge(out: Path, *, schema: Schema = SCHEMA, status: str = "finished", seed: float = 0) -> Path:
-    config = config_of("segmenter")(model=SegmenterConfig(arch="lraspp", size=SIZE))
+    config = config_of("segmenter").model_validate({"model": {"arch": "lraspp", "size": SIZE}})
     writer = RunWriter(out, "segmenter", config, [], {"schema": schema.to_json(), "trained_with": {}})
     writer.begin()
     nets = Segmenter(SegmenterConfig(), SCHEMA).networks()
     with torch.no_grad():
-        nets["S"].palette += seed  # type: ignore[operator, union-attr]
+        nets["S"].get_parameter("palette").add_(seed)
     writer.checkpoint(7, nets, {}, {}, 2, status, {})
     return out
 
@@ -386,7 +386,7 @@ def test_a_judge_that_helped_to_train_is_refused_or_named(tmp_path: Path) -> Non
 
 
 def test_one_image_has_no_frechet_distance(tmp_path: Path) -> None:
-    given = {
+    given: dict[str, Any] = {
         "samples": make_samples(tmp_path / "x", count=1),
         "reference": make_reference(tmp_path / "real", 1),
         "judge": make_judge(tmp_path / "judge"),
@@ -421,7 +421,7 @@ def test_a_path_that_climbs_out_is_refused(tmp_path: Path) -> None:
 
 def test_the_page_stands_alone_and_shows_what_it_should(tmp_path: Path) -> None:
     run = tmp_path / "runs" / "g"
-    config = config_of("segmenter")(model=SegmenterConfig())
+    config = config_of("segmenter")()
     writer = RunWriter(run, "resail", config, [Input("data", "../town", "d" * 64)], {})
     writer.begin()
     writer.checkpoint(40, {"S": ColorJudge()}, {}, {}, 2, "finished", {})
@@ -453,7 +453,10 @@ def test_the_page_stands_alone_and_shows_what_it_should(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "digest", "words"),
-    [("../runs/nowhere", "0" * 64, "is not found at ../runs/nowhere"), ("../judge", "0" * 64, "does not hold the weights")],
+    [
+        ("../runs/nowhere", "0" * 64, "is not found at ../runs/nowhere"),
+        ("../judge", "0" * 64, "does not hold the weights"),
+    ],
 )
 def test_a_run_that_is_gone_is_said_so(tmp_path: Path, path: str, digest: str, words: str) -> None:
     make_judge(tmp_path / "judge")

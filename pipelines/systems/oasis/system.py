@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipelines.data.augment import draw_view, image_tensor, label_tensor
 from pipelines.data.scene import Schema
-from pipelines.nn.initialization import init_weights
+from pipelines.nn.initialization import init_weights, settle
 from pipelines.nn.labels import one_hot
 from pipelines.nn.layers.unet import UNet
 from pipelines.nn.losses.labelmix import labelmix_mask, mix
@@ -65,7 +65,10 @@ class Oasis:
         generator = OasisGenerator(
             self.classes, c.channels, z_dim=c.z_dim, blocks=c.blocks, hidden=c.hidden, width_cap=c.width_cap
         )
-        return {"G": init_weights(generator), "D": init_weights(UNet(self.classes + 1, c.discriminator_widths))}
+        discriminator = UNet(self.classes + 1, c.discriminator_widths)
+        # torch's own weights: those of init_weights are so small that Adam's first steps leave the singular vectors
+        # behind, and the network rests at a uniform guess for more than a hundred steps
+        return {"G": init_weights(generator), "D": settle(discriminator)}
 
     def sampling(self, sources: Sources) -> Sampling:
         return Sampling([record.id for record in sources.records])
