@@ -277,7 +277,8 @@ def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
 
 @_compiled
 def _score(scale: float, gamma: float, distance: int, largest: int) -> float:
-    """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); a lower bound of it if `distance` is one: rounding is monotone."""
+    """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); of a lower bound of the distance a lower bound: rounding is
+    monotone. Two canonical masks without a pixel are equal."""
     return scale + gamma * (distance / largest) if largest > 0 else scale
 
 
@@ -290,15 +291,17 @@ def _scale(a: int, b: int, strict: bool) -> float:
 
 @_compiled
 def _allowed(worst: float, scale: float, gamma: float, largest: int) -> int:
-    """The largest distance whose score may still be `worst`, rounded up."""
+    """At least the largest distance whose score is not above `worst`."""
     if gamma > 0.0 and worst < np.inf:
         return np.int64(min((worst - scale) / gamma * largest * (1 + 1e-9) + 1, SIDE * SIDE))
     return np.int64(SIDE * SIDE)
 
 
 @_compiled
-def _block_bound(counts: np.ndarray, shape_start: np.ndarray, block: int, count: int, scale: float, gamma: float) -> float:
-    """The least score that the counts of a block allow: |A xor B| >= ||A| - |B||."""
+def _block_bound(
+    counts: np.ndarray, shape_start: np.ndarray, block: int, count: int, scale: float, gamma: float
+) -> float:
+    """The least score that the pixel counts of a block allow: |A xor B| >= ||A| - |B||."""
     least = np.int64(counts[shape_start[block]])
     largest = np.int64(counts[shape_start[block + 1] - 1])
     if least > count:
@@ -309,184 +312,99 @@ def _block_bound(counts: np.ndarray, shape_start: np.ndarray, block: int, count:
 
 
 @_compiled
+def _start_walks(
+    counts: np.ndarray, layout: Layout, category: int, area: int, count: int, scale: float, gamma: float,
+    block: np.ndarray, end: np.ndarray, bound: np.ndarray,
+) -> int:  # fmt: skip
+    """Two walks for each bucket of a category that may hold scores of this scale: up and down from the query's count.
+
+    A walk has the next `block`, the block at which it ends, and the bound of the next block. Returns their number.
+    """
+    shape_start = layout.shape_start
+    walks = 0
+    for bucket in range(layout.bucket_start[category], layout.bucket_start[category + 1]):
+        far = 2 * layout.bucket_areas[bucket, 1] < area or layout.bucket_areas[bucket, 0] > 2 * area
+        if far != (scale == 1.0):
+            continue
+        first, last = layout.block_start[bucket], layout.block_start[bucket + 1]
+        low, high = first, last  # find the first block that reaches the query's count
+        while low < high:
+            middle = (low + high) // 2
+            if counts[shape_start[middle + 1] - 1] < count:
+                low = middle + 1
+            else:
+                high = middle
+        if low < last:
+            block[walks], end[walks] = low, last
+            bound[walks] = _block_bound(counts, shape_start, low, count, scale, gamma)
+            walks += 1
+        if low > first:
+            block[walks], end[walks] = low - 1, first - 1
+            bound[walks] = _block_bound(counts, shape_start, low - 1, count, scale, gamma)
+            walks += 1
+    return walks
+
+
+@_compiled
 def search_queries(
-    queries, areas, categories, exclude, order, first, last, shapes, layout, keys, gamma, strict, rows, scores, work, GUESS, SAMPLE
-):
+    queries: Shapes, areas: np.ndarray, categories: np.ndarray, exclude: np.ndarray,
+    order: np.ndarray, first: int, last: int,
+    shapes: Shapes, layout: Layout, keys: np.ndarray, gamma: float, strict: bool,
+    rows: np.ndarray, scores: np.ndarray, work: np.ndarray,
+) -> None:  # fmt: skip
+    """Fill rows and scores (q, k) of the queries order[first:last]; they come in as -1 and inf.
+
+    First the buckets whose areas may be within the query's scale, then the others, if they can still matter. Each
+    time: compare the pools of the blocks nearest in pixel count, take the exact scores of the few shapes that look
+    best by them, and with the k-th of these as a cap, which is close to the final one, walk the blocks outward
+    until the difference in count alone exceeds it. keys is read only for queries with exclude >= 0. work (q, 4)
+    counts the blocks, cells, details and masks that were compared.
+    """
+    counts, pools, shape_start = shapes.counts, shapes.pools, layout.shape_start
+    query_counts, query_pools = queries.counts, queries.pools
     k = rows.shape[1]
-    bucket_start, bucket_areas, block_start, shape_start, counts = layout.bucket_start, layout.bucket_areas, layout.block_start, layout.shape_start, shapes.counts
-    known_categories, query_counts, query_pools, pools = layout.categories, queries.counts, queries.pools, shapes.pools
+    guesses = 2 * k + 2
     most = 0
-    for i in range(len(bucket_start) - 1):
-        most = max(most, bucket_start[i + 1] - bucket_start[i])
-    guess = GUESS * k + 2
-    sample = max(SAMPLE, guess // 16)
-    block = np.empty(2 * most, np.int64)  # the next block of each walk
-    bound = np.empty(2 * most, np.float64)  # its lower bound
-    end = np.empty(2 * most, np.int64)  # the block at which it ends
-    seen = np.empty(sample, np.int64)
-    seen_largest = np.empty(sample, np.int64)
-    distances = np.empty((sample, BLOCK), np.uint16)
-    trial_rows = np.empty((1, k), np.int64)
-    trial_scores = np.empty((1, k), np.float64)
+    for c in range(len(layout.bucket_start) - 1):
+        most = max(most, layout.bucket_start[c + 1] - layout.bucket_start[c])
+    block, end, bound = np.empty(2 * most, np.int64), np.empty(2 * most, np.int64), np.empty(2 * most, np.float64)
+    samples = max(SAMPLE, guesses // 16)
+    sampled, largest = np.empty(samples, np.int64), np.empty(samples, np.int64)
+    distances = np.empty((samples, BLOCK), np.uint16)
+    trial_rows, trial_scores = np.empty((1, k), np.int64), np.empty((1, k), np.float64)
+    queue = np.empty(QUEUE + BLOCK, np.int64)
+
     for number in range(first, last):
         q = order[number]
-        c = np.searchsorted(known_categories, categories[q])
-        if c == len(known_categories) or known_categories[c] != categories[q]:
+        c = np.searchsorted(layout.categories, categories[q])
+        if c == len(layout.categories) or layout.categories[c] != categories[q]:
             continue
-        area = areas[q]
-        count = np.int64(query_counts[q])
+        area, count = areas[q], np.int64(query_counts[q])
         for scale in (0.0, 1.0):
             if scores[q, k - 1] < scale:
                 break
-            walks = 0
-            for b in range(bucket_start[c], bucket_start[c + 1]):
-                apart = 2 * bucket_areas[b, 1] < area or bucket_areas[b, 0] > 2 * area
-                if apart != (scale == 1.0):
-                    continue
-                low, high = block_start[b], block_start[b + 1]
-                middle = low  # the first block that reaches the query's count
-                upper = high
-                while middle < upper:
-                    half = (middle + upper) // 2
-                    if counts[shape_start[half + 1] - 1] < count:
-                        middle = half + 1
-                    else:
-                        upper = half
-                if middle < high:
-                    block[walks], end[walks] = middle, high
-                    bound[walks] = _block_bound(counts, shape_start, middle, count, scale, gamma)
-                    walks += 1
-                if middle > low:
-                    block[walks], end[walks] = middle - 1, low - 1
-                    bound[walks] = _block_bound(counts, shape_start, middle - 1, count, scale, gamma)
-                    walks += 1
-            cap = np.inf
-            collected = 0
-            done = 0
-            collecting = True
+            walks = _start_walks(counts, layout, c, area, count, scale, gamma, block, end, bound)
+            cap, waiting, seen, at, guessing = np.inf, 0, 0, 0, True
             while True:
-                if walks > 0 and (collecting or done == collected):
+                worst = min(scores[q, k - 1], cap)
+                if guessing or at == seen:  # to the next block
                     w = 0
                     for i in range(1, walks):
                         if bound[i] < bound[w]:
                             w = i
-                    if not collecting and bound[w] > min(scores[q, k - 1], cap):
+                    if walks == 0 or bound[w] > worst:
                         break
                     here = block[w]
-                    step = 1 if end[w] > here else -1
-                    if here + step == end[w]:
+                    beyond = here + 1 if end[w] > here else here - 1
+                    if beyond == end[w]:
                         walks -= 1
-                        block[w], bound[w], end[w] = block[walks], bound[walks], end[walks]
+                        block[w], end[w], bound[w] = block[walks], end[walks], bound[walks]
                     else:
-                        block[w] = here + step
-                        bound[w] = _block_bound(counts, shape_start, here + step, count, scale, gamma)
-                        _prefetch_block(pools, np.int64(shape_start[here + step]))
+                        block[w] = beyond
+                        bound[w] = _block_bound(counts, shape_start, beyond, count, scale, gamma)
+                        _prefetch_block(pools, np.int64(shape_start[beyond]))
                     start = np.int64(shape_start[here])
                     size = np.int64(shape_start[here + 1]) - start
-                    at = collected if collecting else 0
-                    _pool_distances(query_pools, q, pools, start, size, distances, at)
+                    slot = seen if guessing else 0
+                    _pool_distances(query_pools, q, pools, start, size, distances, slot)
                     work[q, 0] += 1
-                    if collecting:
-                        seen[collected] = here
-                        seen_largest[collected] = max(count, np.int64(counts[start + size - 1]))
-                        collected += 1
-                        if collected < sample and walks > 0:
-                            continue
-                    else:
-                        near = _near(distances, at, _allowed(min(scores[q, k - 1], cap), scale, gamma, max(count, np.int64(counts[start + size - 1]))))
-                        if near != np.uint64(0):
-                            _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, here, scale, cap, rows, scores, q, work, q)
-                elif not collecting and done == collected:
-                    break
-                if collecting:
-                    collecting = False
-                    low_share, share = 0.0, 1.0
-                    for _ in range(8):
-                        middle_share = (low_share + share) / 2
-                        n = 0
-                        for i in range(collected):
-                            n += _set_bits(_near(distances, i, np.int64(middle_share * seen_largest[i])))
-                        if n < guess:
-                            low_share = middle_share
-                        else:
-                            share = middle_share
-                    for i in range(k):
-                        trial_rows[0, i], trial_scores[0, i] = rows[q, i], scores[q, i]
-                    for i in range(collected):
-                        near = _near(distances, i, np.int64(share * seen_largest[i]))
-                        if near != np.uint64(0):
-                            _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[i], scale, np.inf, trial_rows, trial_scores, 0, work, q)
-                    cap = trial_scores[0, k - 1]
-                while done < collected:
-                    near = _near(distances, done, _allowed(min(scores[q, k - 1], cap), scale, gamma, seen_largest[done]))
-                    if near != np.uint64(0):
-                        _visit(near, queries, q, area, count, exclude[q], shapes, layout, keys, gamma, strict, seen[done], scale, cap, rows, scores, q, work, q)
-                    done += 1
-
-
-@_compiled
-def _visit(near, queries, q, area, count, exclude, shapes, layout, keys, gamma, strict, block, scale, cap, rows, scores, r, work, wq):
-    k = rows.shape[1]
-    first = np.int64(layout.shape_start[block])
-    size = np.int64(layout.shape_start[block + 1]) - first
-    worst, worst_row = cap, NO_ROW
-    if scores[r, k - 1] <= cap and rows[r, k - 1] >= 0:
-        worst, worst_row = scores[r, k - 1], rows[r, k - 1]
-    largest = max(count, np.int64(shapes.counts[first + size - 1]))
-    limit = _allowed(worst, scale, gamma, largest)
-    if size < BLOCK:
-        near &= (np.uint64(1) << np.uint64(size)) - np.uint64(1)
-    if near == np.uint64(0):
-        return
-    rest = near
-    while rest != np.uint64(0):
-        _prefetch_cells(shapes.cells, first + _lowest_bit(rest))
-        rest &= rest - np.uint64(1)
-    rest = near
-    while rest != np.uint64(0):
-        bit = rest & (~rest + np.uint64(1))
-        s = first + _lowest_bit(rest)
-        rest ^= bit
-        work[wq, 1] += 1
-        if _cell_distance(queries.cells, q, shapes.cells, s) > limit:
-            near ^= bit
-            continue
-        member = layout.member_start[s]
-        if worst < 1.0 and layout.member_start[s + 1] == member + 1 and _scale(area, layout.areas[member], strict) > 0.0:
-            near ^= bit
-        else:
-            _prefetch_details(shapes.cells, s)
-    rest = near
-    while rest != np.uint64(0):
-        bit = rest & (~rest + np.uint64(1))
-        s = first + _lowest_bit(rest)
-        rest ^= bit
-        work[wq, 3] += 1
-        if _detail_distance(queries.cells, q, shapes.cells, s) > limit:
-            near ^= bit
-        else:
-            _prefetch_mask(shapes.masks, s)
-    while near != np.uint64(0):
-        s = first + _lowest_bit(near)
-        near &= near - np.uint64(1)
-        member, last = layout.member_start[s], layout.member_start[s + 1]
-        distance = _hamming(queries.masks, q, shapes.masks, s)
-        work[wq, 2] += 1
-        largest = max(count, np.int64(shapes.counts[s]))
-        scores_of = (_score(0.0, gamma, distance, largest), _score(1.0, gamma, distance, largest))
-        for j in range(member, last):
-            row = np.int64(layout.rows[j])
-            if scores_of[0] > worst or (scores_of[0] == worst and row > worst_row):
-                break  # later members have higher rows
-            if exclude >= 0 and keys[row] == exclude:
-                continue
-            score = scores_of[0] if _scale(area, layout.areas[j], strict) == 0.0 else scores_of[1]
-            if score < worst or (score == worst and row < worst_row):
-                i = k - 1
-                while i > 0 and (score < scores[r, i - 1] or (score == scores[r, i - 1] and row < rows[r, i - 1])):
-                    scores[r, i], rows[r, i] = scores[r, i - 1], rows[r, i - 1]
-                    i -= 1
-                scores[r, i], rows[r, i] = score, row
-                if scores[r, k - 1] <= cap and rows[r, k - 1] >= 0:
-                    worst, worst_row = scores[r, k - 1], rows[r, k - 1]
-                    limit = _allowed(worst, scale, gamma, max(count, np.int64(shapes.counts[first + size - 1])))

@@ -23,7 +23,14 @@ def init_weights(network: nn.Module, gain: float = 0.02) -> nn.Module:
             nn.init.zeros_(module.bias)
         if isinstance(module, SpectralConv2d):
             nn.init.xavier_normal_(module.weight_orig, gain)
-            module.power_iterate(15)
         else:
             nn.init.xavier_normal_(module.weight, gain)
+    return settle(network)
+
+
+def settle(network: nn.Module) -> nn.Module:
+    """Bring the singular vectors of spectrally normalized layers near those of fresh weights, in place."""
+    for module in network.modules():
+        if isinstance(module, SpectralConv2d):
+            module.power_iterate(SETTLING)
     return network

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipelines.config import Config
@@ -19,6 +21,8 @@ class OasisConfig(Config):
     """Residual blocks of the generator; the seed is 1/2^(blocks - 1) of the image."""
     hidden: int = Field(128, ge=1)
     """Channels of the shared map inside each SPADE."""
+    kernel: Literal[1, 3, 5, 7] = 3
+    """Side of the convolutions inside each SPADE."""
     width_cap: int | None = Field(None, ge=8)
     """Most channels of a generator block."""
     discriminator_widths: tuple[int, ...] = (128, 128, 256, 256, 512, 512)

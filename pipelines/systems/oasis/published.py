@@ -8,10 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipelines.config import Layer, resolve
 from pipelines.errors import ConfigError
 from pipelines.nn.layers.unet import WIDTHS, UNet
 from pipelines.nn.published import load_state, read_options, tensor_of, unknown_part
+from pipelines.systems.oasis.config import OasisConfig
 from pipelines.systems.oasis.networks import OasisGenerator
+
+PARTS = "G, D"
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,46 @@ def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> n
         return load_state(_generator(state, options), state, _published)
     if part == "D":
         return load_state(UNet(options.semantic_nc + 1, _widths(options.num_res_blocks)), state)
-    raise unknown_part(part, "G, D")
+    raise unknown_part(part, PARTS)
+
+
+def settings(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> OasisConfig:
+    """The config under which OASIS builds this part as it was published. Raises what `load` raises.
+
+    No average is kept beside it: the authors publish the average as the network.
+    """
+    if part not in PARTS.split(", "):
+        raise unknown_part(part, PARTS)
+    options = read_options(Options, config)
+    noiseless = _noiseless(state, options) if part == "G" else bool(options.no_3dnoise)
+    values = {
+        "framing": {"size": (options.height, options.width)},
+        "channels": options.channels_G,
+        "blocks": options.num_res_blocks,
+        "kernel": options.spade_ks,
+        "discriminator_widths": WIDTHS[: options.num_res_blocks],
+        "z_dim": 0 if noiseless else options.z_dim,
+        "average": 0.0,
+    }
+    return resolve(OasisConfig, [Layer("defaults", OasisConfig().model_dump()), Layer("published options", values)])
+
+
+def classes(config: Mapping[str, Any]) -> int:
+    """How many classes the labels of a published network have, «unknown» included."""
+    return read_options(Options, config).semantic_nc
+
+
+def _noiseless(state: Mapping[str, Tensor], options: Options) -> bool:
+    if options.no_3dnoise is None:
+        return tensor_of(state, "fc.weight").shape[1] == options.semantic_nc
+    return options.no_3dnoise
 
 
 def _generator(state: Mapping[str, Tensor], options: Options) -> OasisGenerator:
-    noiseless = options.no_3dnoise
-    if noiseless is None:
-        noiseless = tensor_of(state, "fc.weight").shape[1] == options.semantic_nc
     return OasisGenerator(
         options.semantic_nc,
         options.channels_G,
-        z_dim=0 if noiseless else options.z_dim,
+        z_dim=0 if _noiseless(state, options) else options.z_dim,
         blocks=options.num_res_blocks,
         kernel=options.spade_ks,
     )

@@ -63,7 +63,13 @@ class Oasis:
     def networks(self) -> dict[str, nn.Module]:
         c = self.config
         generator = OasisGenerator(
-            self.classes, c.channels, z_dim=c.z_dim, blocks=c.blocks, hidden=c.hidden, width_cap=c.width_cap
+            self.classes,
+            c.channels,
+            z_dim=c.z_dim,
+            blocks=c.blocks,
+            hidden=c.hidden,
+            kernel=c.kernel,
+            width_cap=c.width_cap,
         )
         discriminator = UNet(self.classes + 1, c.discriminator_widths)
         # torch's own weights: those of init_weights are so small that Adam's first steps leave the singular vectors

@@ -52,6 +52,12 @@ class ResailConfig(Config):
     """Discriminators, each at half the size of the one before."""
     norm: Literal["batch", "instance", "group"] = "batch"
     """What normalizes below the modulation; batches under 4 want instance or group."""
+    kernel: Literal[1, 3, 5, 7] = 3
+    """Side of the convolutions of the label branch inside each normalization layer."""
+    guidance_kernel: Literal[1, 3, 5, 7] = 3
+    """Side of the convolutions of the guidance branch inside each normalization layer."""
+    spectral: bool = True
+    """Divide the weights of the generator's convolutions by their largest singular value."""
     width_cap: int | None = Field(None, ge=8)
     """Most channels of a generator block."""
     fakes: Literal["fresh", "shared"] = "fresh"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipelines.config import Layer, resolve
 from pipelines.nn.layers.spectral import plain_conv, spectral_conv
 from pipelines.nn.published import (
     load_state,
@@ -18,7 +19,10 @@ from pipelines.nn.published import (
     unknown_part,
     upsamplings,
 )
+from pipelines.systems.resail.config import ResailConfig
 from pipelines.systems.resail.networks import ResailGenerator, sesame_discriminator
+
+PARTS = "G, D"
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,48 @@ def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> n
         require("norm_D", options.norm_D, "spectralinstance")
         classes = options.semantic_nc
         return load_state(sesame_discriminator(classes, options.ndf, options.n_layers_D, options.num_D), state)
-    raise unknown_part(part, "G, D")
+    raise unknown_part(part, PARTS)
+
+
+def settings(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ResailConfig:
+    """The config under which RESAIL builds this part as it was published. Raises what `load` raises."""
+    if part not in PARTS.split(", "):
+        raise unknown_part(part, PARTS)
+    options = read_options(Options, config)
+    norm = spade_norm(options.norm_G)
+    values = {
+        "framing": {"size": (options.height, options.width)},
+        "ngf": options.ngf,
+        "ndf": options.ndf,
+        "upsamplings": upsamplings(options.num_upsampling_layers),
+        "layers": options.n_layers_D,
+        "scales": options.num_D,
+        "norm": norm.norm,
+        "kernel": norm.kernel,
+        "guidance_kernel": _guidance_kernel(state) if part == "G" else 3,
+        "spectral": norm.spectral,
+    }
+    return resolve(ResailConfig, [Layer("defaults", ResailConfig().model_dump()), Layer("published options", values)])
+
+
+def classes(config: Mapping[str, Any]) -> int:
+    """How many classes the labels of a published network have, «unknown» included."""
+    return read_options(Options, config).semantic_nc
+
+
+def _guidance_kernel(state: Mapping[str, Tensor]) -> int:
+    """norm_G speaks of the label branch; the guidance branch's kernel is read from its tensors."""
+    return tensor_of(state, "head_0.norm_0.conv1.weight").shape[-1]
 
 
 def _generator(state: Mapping[str, Tensor], options: Options) -> ResailGenerator:
     norm = spade_norm(options.norm_G)
-    # norm_G speaks of the label branch; the guidance branch's kernel is read from its tensors
-    guidance_kernel = tensor_of(state, "head_0.norm_0.conv1.weight").shape[-1]
     return ResailGenerator(
         options.semantic_nc,
         options.ngf,
         upsamplings=upsamplings(options.num_upsampling_layers),
         kernel=norm.kernel,
-        guidance_kernel=guidance_kernel,
+        guidance_kernel=_guidance_kernel(state),
         param_free=norm.norm,
         conv=spectral_conv if norm.spectral else plain_conv,
     )

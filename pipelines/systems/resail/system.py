@@ -23,6 +23,7 @@ from pipelines.nn.initialization import init_weights
 from pipelines.nn.labels import one_hot
 from pipelines.nn.layers.patch_discriminator import judge_pair
 from pipelines.nn.layers.spade_generator import upsamplings_for
+from pipelines.nn.layers.spectral import plain_conv, spectral_conv
 from pipelines.systems.base import (
     Batch,
     Frozen,
@@ -100,8 +101,11 @@ class Resail:
             upsamplings=c.upsamplings or upsamplings_for(c.framing.size),
             norm=c.variant,
             hidden=c.hidden,
+            kernel=c.kernel,
+            guidance_kernel=c.guidance_kernel,
             width_cap=c.width_cap,
             param_free=c.norm,
+            conv=spectral_conv if c.spectral else plain_conv,
         )
         discriminator = sesame_discriminator(self.classes, c.ndf, c.layers, c.scales)
         return {"G": init_weights(generator), "D": init_weights(discriminator)}

@@ -41,6 +41,10 @@ class SpadeConfig(Config):
     """Discriminators, each at half the size of the one before."""
     norm: Literal["batch", "instance", "group"] = "batch"
     """What normalizes below the modulation; batches under 4 want instance or group."""
+    kernel: Literal[1, 3, 5, 7] = 3
+    """Side of the convolutions inside each SPADE."""
+    spectral: bool = True
+    """Divide the weights of the generator's convolutions by their largest singular value."""
     width_cap: int | None = Field(None, ge=8)
     """Most channels of a generator block."""
     edges: bool = False
@@ -49,6 +53,8 @@ class SpadeConfig(Config):
     """Seed the generator with a latent vector that an image encoder learns, instead of the labels."""
     z_dim: int = Field(256, ge=1)
     """Length of the latent vector."""
+    encoder_size: int | None = Field(None, ge=8)
+    """Side that the image encoder resizes to, a power of two; by the training size, up to 256, if not given."""
     fakes: Literal["fresh", "shared"] = "fresh"
     """The discriminator sees a fake of the stepped generator (published), or the generator's own of the same step."""
     average: float = Field(0.0, ge=0, lt=1)

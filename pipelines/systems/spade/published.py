@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pipelines.config import Layer, resolve
+from pipelines.errors import ConfigError
+from pipelines.nn.layers.spade_generator import Size
 from pipelines.nn.layers.spectral import plain_conv, spectral_conv
 from pipelines.nn.published import (
     load_state,
@@ -18,7 +21,10 @@ from pipelines.nn.published import (
     unknown_part,
     upsamplings,
 )
+from pipelines.systems.spade.config import SpadeConfig
 from pipelines.systems.spade.networks import SpadeGenerator, VaeEncoder, spade_discriminator
+
+PARTS = "G, D, E"
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Options:
     """The authors' options that shape their networks.
 
     semantic_nc: channels of the labels, «unknown» and edges included. height, width: of the images in training, or
-    crop_size (their width) and aspect_ratio (width over height). use_vae: None to tell by the tensors.
+    crop_size (their width) and aspect_ratio (width over height). use_vae: None to tell by the tensors. no_instance:
+    False where the last channel of the labels marks the borders of instances.
     """
 
     semantic_nc: int
@@ -44,6 +51,7 @@ class Options:
     n_layers_D: int = 4  # noqa: N815
     norm_D: str = "spectralinstance"  # noqa: N815
     norm_E: str = "spectralinstance"  # noqa: N815
+    no_instance: bool = True
 
 
 def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> nn.Module:
@@ -60,24 +68,74 @@ def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> n
         return load_state(spade_discriminator(inputs, options.ndf, options.n_layers_D, options.num_D), state)
     if part == "E":
         require("norm_E", options.norm_E, "spectralinstance")
-        convs = sum(key.startswith("layer") and key.endswith(".weight_orig") for key in state)
-        latent = len(tensor_of(state, "fc_mu.bias"))
-        return load_state(VaeEncoder(options.ngf, size=4 * 2 ** max(convs, 1), z_dim=latent), state)
-    raise unknown_part(part, "G, D, E")
+        return load_state(VaeEncoder(options.ngf, _encoder_size(state), _latent(state)), state)
+    raise unknown_part(part, PARTS)
+
+
+def settings(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SpadeConfig:
+    """The config under which SPADE builds this part as it was published. Raises what `load` raises."""
+    if part not in PARTS.split(", "):
+        raise unknown_part(part, PARTS)
+    options = read_options(Options, config)
+    norm, ups = spade_norm(options.norm_G), upsamplings(options.num_upsampling_layers)
+    values = {
+        "framing": {"size": _size(options, ups)},
+        "ngf": options.ngf,
+        "ndf": options.ndf,
+        "upsamplings": ups,
+        "layers": options.n_layers_D,
+        "scales": options.num_D,
+        "norm": norm.norm,
+        "kernel": norm.kernel,
+        "spectral": norm.spectral,
+        "edges": not options.no_instance,
+        "vae": part == "E" or (_uses_vae(state, options) if part == "G" else bool(options.use_vae)),
+        "z_dim": _latent(state) if part == "E" else options.z_dim,
+        "encoder_size": _encoder_size(state) if part == "E" else None,
+    }
+    return resolve(SpadeConfig, [Layer("defaults", SpadeConfig().model_dump()), Layer("published options", values)])
+
+
+def classes(config: Mapping[str, Any]) -> int:
+    """How many classes the labels of a published network have, «unknown» included."""
+    options = read_options(Options, config)
+    return options.semantic_nc - (not options.no_instance)
 
 
 def _generator(state: Mapping[str, Tensor], options: Options) -> SpadeGenerator:
     norm, ups = spade_norm(options.norm_G), upsamplings(options.num_upsampling_layers)
-    use_vae = tensor_of(state, "fc.weight").dim() == 2 if options.use_vae is None else options.use_vae
-    start_width = (options.crop_size or options.width) // 2**ups
-    start_height = round(start_width / (options.aspect_ratio or options.width / options.height))
     return SpadeGenerator(
         options.semantic_nc,
         options.ngf,
         upsamplings=ups,
-        size=(start_height * 2**ups, start_width * 2**ups),
-        z_dim=options.z_dim if use_vae else None,
+        size=_size(options, ups),
+        z_dim=options.z_dim if _uses_vae(state, options) else None,
         kernel=norm.kernel,
         norm=norm.norm,
         conv=spectral_conv if norm.spectral else plain_conv,
     )
+
+
+def _size(options: Options, ups: int) -> Size:
+    """(h, w) of the images in training: 2^ups times the seed, whose height the authors derive from its width."""
+    width, aspect = options.crop_size or options.width, options.aspect_ratio
+    if min(width, options.height, options.width, 1 if aspect is None else aspect) <= 0:
+        raise ConfigError("a side of the training images is not positive", where="height, width, crop_size")
+    start_width = max(1, width // 2**ups)
+    start_height = max(1, round(start_width / (aspect or options.width / options.height)))
+    return start_height * 2**ups, start_width * 2**ups
+
+
+def _uses_vae(state: Mapping[str, Tensor], options: Options) -> bool:
+    """Does the generator begin with a latent vector."""
+    return tensor_of(state, "fc.weight").dim() == 2 if options.use_vae is None else options.use_vae
+
+
+def _encoder_size(state: Mapping[str, Tensor]) -> int:
+    """Side of the images that the encoder brings to 4x4, by its convolutions of stride 2."""
+    convs = sum(key.startswith("layer") and key.endswith(".weight_orig") for key in state)
+    return 4 * 2 ** max(convs, 1)
+
+
+def _latent(state: Mapping[str, Tensor]) -> int:
+    return len(tensor_of(state, "fc_mu.bias"))

@@ -16,6 +16,7 @@ from pipelines.nn.initialization import init_weights
 from pipelines.nn.labels import instance_edges, one_hot
 from pipelines.nn.layers.patch_discriminator import judge_pair
 from pipelines.nn.layers.spade_generator import upsamplings_for
+from pipelines.nn.layers.spectral import plain_conv, spectral_conv
 from pipelines.systems.base import (
     Batch,
     Frozen,
@@ -69,13 +70,15 @@ class Spade:
             size=c.framing.size,
             z_dim=c.z_dim if c.vae else None,
             hidden=c.hidden,
+            kernel=c.kernel,
             width_cap=c.width_cap,
             norm=c.norm,
+            conv=spectral_conv if c.spectral else plain_conv,
         )
         nets = {"G": generator, "D": spade_discriminator(self.channels + 3, c.ndf, c.layers, c.scales)}
         if c.vae:
             side = 2 ** (min(c.framing.size).bit_length() - 1)
-            nets["E"] = VaeEncoder(c.ngf, min(side, 256), c.z_dim)
+            nets["E"] = VaeEncoder(c.ngf, c.encoder_size or min(side, 256), c.z_dim)
         return {name: init_weights(net) for name, net in nets.items()}
 
     def sampling(self, sources: Sources) -> Sampling:
