@@ -50,6 +50,7 @@ class ArrayFile:
         with _readable(path):
             self._file = h5py.File(path, "r", locking=False)
             self._bytes = path.stat().st_size
+        self._open: dict[str, tuple[h5py.Dataset, int]] = {}
 
     def __enter__(self) -> ArrayFile:
         return self
@@ -58,6 +59,7 @@ class ArrayFile:
         self.close()
 
     def close(self) -> None:
+        self._open.clear()
         self._file.close()
 
     def names(self) -> list[str]:
@@ -77,9 +79,12 @@ class ArrayFile:
     def slice(self, name: str, start: int, stop: int) -> np.ndarray:
         """array[start:stop], unchecked: for arrays whose items carry their own checksums."""
         with _readable(self.path):
-            dataset = self._dataset(name)
-            if not 0 <= start <= stop <= len(dataset):
-                raise ValueError(f"«{name}» has {len(dataset)} entries, not {stop}")
+            if name not in self._open:  # looking an array up costs more than reading a piece
+                dataset = self._dataset(name)
+                self._open[name] = dataset, len(dataset)
+            dataset, length = self._open[name]
+            if not 0 <= start <= stop <= length:
+                raise ValueError(f"«{name}» has {length} entries, not {stop}")
             return np.asarray(dataset[start:stop])
 
     def _dataset(self, name: str) -> h5py.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,34 @@ from pipelines.train.checkpoint import AVERAGE, load_into, read_weights
 from pipelines.train.run import Weights, open_weights
 
 
+class Held(dict[str, nn.Module]):
+    """The networks that a run holds; asking an imported run for another one is an ArtifactError that says so."""
+
+    def __init__(self, nets: Mapping[str, nn.Module], run: Path) -> None:
+        super().__init__(nets)
+        self.run = run
+
+    def __missing__(self, name: str) -> nn.Module:
+        raise ArtifactError(
+            f"the run was imported and holds {', '.join(self)} alone, but {name} is needed",
+            where=self.run,
+            fix=f"import {name} for this, and use this run by --init {self.run}:{next(iter(self))}",
+        )
+
+
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trainable rebuilt from its run; nets are in eval mode, frozen, averaged weights where the run keeps them."""
+    """A trainable rebuilt from its run; nets are in eval mode, frozen, averaged weights where the run keeps them.
+
+    They are all networks of the trainable, but the one that was imported of a run of `rgs import`.
+    """
 
     weights: Weights
     name: str
     trainable: Trainable
     config: Any
     schema: Schema
-    nets: dict[str, nn.Module]
+    nets: Held
 
     @property
     def digest(self) -> str:
@@ -47,11 +66,12 @@ def load_networks(
     config = kind.Config.model_validate(weights.manifest["config"]["model"])
     built = kind(config, schema)
     tensors = read_weights(weights.file)
-    nets = built.networks()
+    imported = weights.manifest.get("imported")
+    nets = {n: net for n, net in built.networks().items() if imported is None or n == imported["part"]}
     for net_name, net in nets.items():
         source = net_name + AVERAGE if averaged and net_name + AVERAGE in tensors else net_name
         if source not in tensors:
             raise ArtifactError(f"the weights hold no network {net_name}", where=weights.file)
         load_into(net, tensors[source], weights.file, source)
         net.eval().requires_grad_(False)
-    return LoadedRun(weights, name, built, config, schema, nets)
+    return LoadedRun(weights, name, built, config, schema, Held(nets, path))

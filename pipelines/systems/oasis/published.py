@@ -78,7 +78,7 @@ def classes(config: Mapping[str, Any]) -> int:
 
 def _noiseless(state: Mapping[str, Tensor], options: Options) -> bool:
     if options.no_3dnoise is None:
-        return tensor_of(state, "fc.weight").shape[1] == options.semantic_nc
+        return tensor_of(state, "fc.weight").shape[1:2] == (options.semantic_nc,)
     return options.no_3dnoise
 
 

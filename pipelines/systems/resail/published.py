@@ -89,7 +89,8 @@ def classes(config: Mapping[str, Any]) -> int:
 
 def _guidance_kernel(state: Mapping[str, Tensor]) -> int:
     """norm_G speaks of the label branch; the guidance branch's kernel is read from its tensors."""
-    return tensor_of(state, "head_0.norm_0.conv1.weight").shape[-1]
+    weight = tensor_of(state, "head_0.norm_0.conv1.weight")
+    return weight.shape[-1] if weight.dim() == 4 else 3
 
 
 def _generator(state: Mapping[str, Tensor], options: Options) -> ResailGenerator:

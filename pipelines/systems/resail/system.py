@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.bank.bank import Bank
-from pipelines.bank.segments import reframe, resize_owner
+from pipelines.bank.segments import Decomposition, reframe, resize_owner
 from pipelines.compose.color import ColorStatistics, color_statistics
 from pipelines.compose.distort import distort_scene
 from pipelines.compose.guidance import Guidance
@@ -62,6 +63,26 @@ from pipelines.systems.resail.retrieval import (
     search_rows,
 )
 
+MEMORY = 512 * 2**20
+"""Bytes of prepared scenes that a worker remembers."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A training scene at the loaded size, with its segments, their bank rows and neighbors, and its guidance image."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    parts: Decomposition
+    rows: np.ndarray
+    neighbors: np.ndarray
+    retrieved: np.ndarray
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.image, self.labels, self.parts.owner, self.rows, self.neighbors, self.retrieved)
+        return sum(array.nbytes for array in arrays) + 400 * len(self.parts.segments)
+
 
 class Resail:
     """Retrieval-based spatially adaptive normalization (Shi et al., CVPR 2022)."""
@@ -92,6 +113,7 @@ class Resail:
         self.classes = len(schema.classes)
         self.branches: tuple[Branch, ...] = ("distorted", "retrieved") if config.distorted else ("retrieved",)
         self._colors: dict[int, ColorStatistics] = {}
+        self._scenes: dict[str, Prepared] = {}
 
     def networks(self) -> dict[str, nn.Module]:
         c = self.config
@@ -114,33 +136,44 @@ class Resail:
         return Sampling([record.id for record in sources.records])
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
+        assert sources.bank is not None
+        view = draw_view(self.config.framing, rng)
+        scene = self._prepared(scene_id, sources, view.loaded)
+        retrieved = scene.retrieved
+        if self.config.retrieval == "random":
+            own = np.isin(sources.bank.sources, sources.bank.sources[scene.rows])
+            rows = random_rows(sources.bank, scene.parts, rng, own)
+            retrieved = paste(sources.bank, rows, scene.parts, scene.labels, self.schema).image
+        example = {
+            "image": image_tensor(view.finish(scene.image)),
+            "labels": label_tensor(view.finish(scene.labels)),
+            "retrieved": image_tensor(view.finish(retrieved)),
+        }
+        if self.config.distorted:
+            references = [self._color_of(sources.bank, _draw(row[: self.config.top_k], rng)) for row in scene.neighbors]
+            front = foreground(scene.labels, self.schema)
+            guidance = distort_scene(scene.image, scene.parts, front, references, self.config.distort, rng)
+            example["distorted"] = image_tensor(view.finish(guidance.image))
+        return example
+
+    def _prepared(self, scene_id: str, sources: Sources, size: tuple[int, int]) -> Prepared:
+        """What of a training scene does not depend on chance: read, cut, resized and guided once, then remembered."""
+        if scene_id in self._scenes:
+            return self._scenes[scene_id]
         assert sources.bank is not None and sources.neighbors is not None
         bank = sources.bank
         image, labels, instances = scene_layers(sources, scene_id)
-        view = draw_view(self.config.framing, rng)
         parts = decompose_like(bank, labels, instances, self.schema)
         rows = rows_of_scene(bank, scene_id, parts)
         neighbors = sources.neighbors.rows[rows]
-        image, labels = resize_image(image, view.loaded), nearest_resize(labels, view.loaded)
-        parts = reframe(parts, resize_owner(parts.owner, view.loaded))
-        if self.config.retrieval == "random":
-            own = np.isin(bank.sources, bank.sources[rows])
-            retrieved = random_rows(bank, parts, rng, own)
-        elif self.config.retrieval == "shape":
-            retrieved = neighbors[:, 0]
-        else:
-            retrieved = np.full(len(rows), NONE)
-        example = {
-            "image": image_tensor(view.finish(image)),
-            "labels": label_tensor(view.finish(labels)),
-            "retrieved": image_tensor(view.finish(paste(bank, retrieved, parts, labels, self.schema).image)),
-        }
-        if self.config.distorted:
-            references = [self._color_of(bank, _draw(row[: self.config.top_k], rng)) for row in neighbors]
-            front = foreground(labels, self.schema)
-            guidance = distort_scene(image, parts, front, references, self.config.distort, rng)
-            example["distorted"] = image_tensor(view.finish(guidance.image))
-        return example
+        labels = nearest_resize(labels, size)
+        parts = reframe(parts, resize_owner(parts.owner, size))
+        nearest = neighbors[:, 0] if self.config.retrieval == "shape" else np.full(len(rows), NONE)
+        retrieved = paste(bank, nearest, parts, labels, self.schema).image
+        scene = Prepared(resize_image(image, size), labels, parts, rows, neighbors, retrieved)
+        if (len(self._scenes) + 1) * scene.nbytes <= MEMORY:
+            self._scenes[scene_id] = scene
+        return scene
 
     def collate(self, examples: Sequence[dict[str, Any]]) -> Batch:
         return stack(examples)

@@ -138,4 +138,4 @@ def _encoder_size(state: Mapping[str, Tensor]) -> int:
 
 
 def _latent(state: Mapping[str, Tensor]) -> int:
-    return len(tensor_of(state, "fc_mu.bias"))
+    return tensor_of(state, "fc_mu.bias").numel()
