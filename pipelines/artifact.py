@@ -229,7 +229,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_faults(where: Path) -> Iterator[None]:
+def disk_faults(where: str | Path) -> Iterator[None]:
     """Turn a full disk, a read-only place or a missing permission into an EnvironmentFault (exit 4)."""
     reasons = {
         errno.ENOSPC: (

@@ -115,7 +115,7 @@ def _explain(model: type[BaseModel], error: ValidationError, layers: Sequence[La
         if fault["type"] == "extra_forbidden":
             known = _fields_at(model, path[:-1])
             near = difflib.get_close_matches(path[-1], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known))}"
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(sorted(known)) or 'none'}"
             text = f"unknown key {key!r}{hint}"
         else:
             got = "" if fault["type"] == "missing" else f", not {fault['input']!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from pipelines.errors import RgsError
@@ -25,17 +26,26 @@ PLAIN_INTERVAL = 5.0
 def say(text: str) -> None:
     """A line for a person, on stderr."""
     if not quiet:
-        print(text, file=sys.stderr, flush=True)
+        _write(text + "\n", sys.stderr)
 
 
 def emit(path: Path | str) -> None:
     """The one line of stdout: the artifact's path."""
-    print(path, flush=True)
+    _write(f"{path}\n", sys.stdout)
 
 
 def emit_json(value: Any) -> None:
     """One JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    _write(json.dumps(value, ensure_ascii=False) + "\n", sys.stdout)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """Write at once. A reader that has gone, as in `rgs … | head`, is no error: the work goes on without it."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def emit_artifact(path: Path, as_json: bool) -> None:
@@ -112,7 +122,7 @@ def watch_training() -> Watch:
             f"{status.memory_gb:.1f} GB  {left} left  {terms}"
         )
         if sys.stderr.isatty():
-            print(f"\r\x1b[2K{text[: _width() - 1]}", end="\n" if done else "", file=sys.stderr, flush=True)
+            _write(f"\r\x1b[2K{text[: _width() - 1]}" + ("\n" if done else ""), sys.stderr)
         else:
             say(text)
 

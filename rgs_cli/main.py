@@ -6,16 +6,18 @@ Exit codes: 0 done, 1 a bug, 2 usage or config, 3 artifact or data, 4 environmen
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rgs_cli import console
 from rgs_cli.commands import build_bank, data, evaluate, import_, search, show, synthesize, train
+
+if TYPE_CHECKING:
+    from pipelines.errors import RgsError
 
 app = typer.Typer(
     name="rgs",
@@ -54,35 +56,43 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; end with a documented exit code."""
+    """Run the command line; end with a documented exit code. Ctrl-C and usage errors are Typer's: 130 and 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         sys.exit(_explain(error))
 
 
 def _explain(error: Exception) -> int:
     """Say what happened on stderr and return the exit code."""
-    from pipelines.errors import EnvironmentFault, RgsError
-
     if console.debug:
         traceback.print_exception(error)
-    known = error if isinstance(error, RgsError) else None
-    if known is None and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
-        known = EnvironmentFault("out of memory", fix="use a smaller batch or size: --set train.batch=…, --size …")
+    known = _known(error)
     if known is not None:
         console.report(known)
         return known.exit_code
     print(f"this is a bug in rgs: {type(error).__name__}: {error}", file=sys.stderr)
     print("  run it again with `rgs --debug …` for the stack trace, and report it", file=sys.stderr)
     return 1
+
+
+def _known(error: Exception) -> RgsError | None:
+    """The error as one that a user can act on, None for a bug."""
+    from pipelines.artifact import disk_faults
+    from pipelines.errors import EnvironmentFault, RgsError
+
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
+        return EnvironmentFault("out of memory", fix="use a smaller batch or size: --set train.batch=…, --size …")
+    if isinstance(error, PermissionError):
+        return EnvironmentFault("no permission for this file", where=error.filename, fix="change it, or name another")
+    try:
+        with disk_faults("standard output"):
+            raise error
+    except RgsError as known:
+        return known
+    except Exception:
+        return None
 
 
 if __name__ == "__main__":

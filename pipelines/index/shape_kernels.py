@@ -1,8 +1,9 @@
-"""The compiled loops of the exact shape search: bounds, Hamming distances and the walk over the blocks of an index.
+"""The compiled loops of the exact shape search: bounds, Hamming distances, the walk over the blocks of an index.
 
-The three distances are written as LLVM vectors, because Numba widens small integers to 64 bits and so loses most
-of a vector unit on bytes. LLVM lowers them to whatever the processor has (AVX-512, AVX2, NEON). Everything here is
-integer arithmetic up to the one float64 expression of `_score`, so that results do not depend on the processor.
+Distances are written as LLVM vectors, because Numba widens small integers to 64 bits and so loses most of a vector
+unit on bytes; LLVM lowers them to whatever the processor has. All is integer arithmetic but the one float64
+expression of `_score`, so results do not depend on the processor. All compiled code is in this file: Numba's cache
+on disk looks at the file of a function, not at those that it calls.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -20,33 +21,39 @@ SIDE = 128
 BYTES = SIDE * SIDE // 8  # of a packed canonical mask
 WORDS = BYTES // 8
 CELLS = 64  # 8x8 cells of 16x16 pixels; one cache line of counts
+DETAILS = 4 * CELLS  # the cells and three of the four quarters of each
 POOLS = 16  # 4x4 pools of 32x32 pixels
 BLOCK = 64  # shapes whose pools are compared at once
 
-NO_ROW = np.int64(2**62)  # above every row
+_SAMPLE = 24  # blocks from which the k-th score is guessed
+_QUEUE = 64  # shapes that wait before their cells are compared
+_NO_ROW = np.int64(2**62)  # above every row
 
 
 class Shapes(NamedTuple):
-    """What is known of m packed masks before they are compared. `masks` (m, 256) uint64 is packbits, 8 bytes a word.
+    """m packed masks, A, and counts of their set pixels, |A| by region, which bound the distances between them.
 
-    cells: (m, 64) uint8, set pixels of each 16x16 cell, 255 for 255 and 256 (clipping never lengthens a distance).
-    counts: (m,) int32, set pixels. pools: set pixels of each 32x32 pool, uint16, shape (m, 16) of queries; of an
-    index flat, block after block, and in a block pool after pool, so that one load reads a pool of 64 shapes.
+    masks: (m, 256) uint64, packbits of the canonical mask, eight bytes a word. counts: (m,) int32, |A|.
+    cells: (m, 256) uint8; 0..63 the 8x8 cells, then the upper left, upper right and lower left quarters (8x8 pixels)
+    of each. A quarter counts at most 63, so that a cell fits a byte; that never lengthens a distance.
+    pools: the 4x4 pools, uint16. Of queries (m, 16). Of an index one array: block after block, in a block pool after
+    pool, so that one load reads a pool of 64 shapes; 64 numbers of padding at its end.
     """
 
     masks: np.ndarray
+    counts: np.ndarray
     cells: np.ndarray
     pools: np.ndarray
-    counts: np.ndarray
 
 
 class Layout(NamedTuple):
     """Where the shapes of an index stand.
 
-    Shapes are sorted by category, then area octave (together: a bucket), then pixel count, and cut into blocks of
-    at most 64 within a bucket. A shape has members: the rows whose canonical mask it is, ascending.
-    categories (c,) ascending, with buckets bucket_start[i]..bucket_start[i + 1]; bucket_areas (b, 2) least and largest
-    area; blocks block_start[b]..block_start[b + 1]; shapes shape_start[i]..; members member_start[s]..; rows, areas (n,).
+    Shapes are sorted by category, area octave (the two make a bucket) and pixel count, and cut into blocks of at
+    most 64 within a bucket. The members of a shape are the rows whose canonical mask it is, ascending.
+    categories: (c,) int32 ascending. Category i has buckets bucket_start[i]..bucket_start[i + 1], bucket i has
+    blocks block_start[i]..., block i has shapes shape_start[i]..., shape i has members member_start[i]... (int32).
+    bucket_areas: (b, 2) int64, least and largest. rows (n,) int32 and areas (n,) int64 are of members.
     """
 
     categories: np.ndarray
@@ -65,6 +72,11 @@ def _compiled(function: Callable[..., Any]) -> Any:
         return njit(nogil=True, cache=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
+
+
+def _inlined(function: Callable[..., Any]) -> Any:
+    """For what runs once a block: a call costs more than the work, as every array is passed in seven words."""
+    return njit(nogil=True, inline="always")(function)
 
 
 # ---- vectors ----
@@ -136,7 +148,7 @@ def _detail_distance(typing: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
         other = _address(context, builder, b, arguments[2], arguments[3])
         x, y = (_load(builder, address, 0, _I8, CELLS) for address in (one, other))
         total = ir.Constant(x.type, None)
-        for offset in range(CELLS, 4 * CELLS, CELLS):
+        for offset in range(CELLS, DETAILS, CELLS):
             u, v = (_load(builder, address, offset, _I8, CELLS) for address in (one, other))
             total = builder.add(total, _gap(builder, u, v))
             x, y = builder.sub(x, u), builder.sub(y, v)
@@ -232,7 +244,7 @@ def _prefetch_lines(before: int, after: int, scale: int = 1) -> Any:
 
 _prefetch_block = _prefetch_lines(0, 2 * POOLS * BLOCK, POOLS)
 _prefetch_cells = _prefetch_lines(0, CELLS)
-_prefetch_details = _prefetch_lines(CELLS, 4 * CELLS)
+_prefetch_details = _prefetch_lines(CELLS, DETAILS)
 _prefetch_mask = _prefetch_lines(0, BYTES)
 
 
@@ -240,7 +252,7 @@ _prefetch_mask = _prefetch_lines(0, BYTES)
 
 
 @_compiled
-def fingerprint(masks: np.ndarray, factors: np.ndarray, counts: np.ndarray, hashes: np.ndarray) -> None:
+def count_pixels(masks: np.ndarray, factors: np.ndarray, counts: np.ndarray, hashes: np.ndarray) -> None:
     """Set pixels and a 64-bit hash of each of the masks (m, 256) uint64."""
     for i in range(len(masks)):
         count, total = np.int64(0), np.uint64(0)
@@ -252,7 +264,7 @@ def fingerprint(masks: np.ndarray, factors: np.ndarray, counts: np.ndarray, hash
 
 
 @_compiled
-def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
+def count_regions(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
     """Count the cells (m, 256) uint8 and pools (m, 16) uint16 of masks (m, 2048) uint8."""
     quarters = np.zeros((16, 16), np.int64)
     for i in range(len(masks)):
@@ -277,8 +289,10 @@ def pool(masks: np.ndarray, cells: np.ndarray, pools: np.ndarray) -> None:
 
 @_compiled
 def _score(scale: float, gamma: float, distance: int, largest: int) -> float:
-    """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); of a lower bound of the distance a lower bound: rounding is
-    monotone. Two canonical masks without a pixel are equal."""
+    """sigma_scale + gamma * sigma_shape (RESAIL, eq. 4); two canonical masks without a pixel are equal.
+
+    Of a lower bound of the distance it is a lower bound of the score, because rounding is monotone.
+    """
     return scale + gamma * (distance / largest) if largest > 0 else scale
 
 
@@ -291,10 +305,10 @@ def _scale(a: int, b: int, strict: bool) -> float:
 
 @_compiled
 def _allowed(worst: float, scale: float, gamma: float, largest: int) -> int:
-    """At least the largest distance whose score is not above `worst`."""
+    """At least the largest distance whose score is not above `worst`; the slack covers all rounding, of any gamma."""
     if gamma > 0.0 and worst < np.inf:
-        return np.int64(min((worst - scale) / gamma * largest * (1 + 1e-9) + 1, SIDE * SIDE))
-    return np.int64(SIDE * SIDE)
+        return int(min((worst * (1 + 1e-15) - scale) / gamma * max(largest, 1) * (1 + 1e-9) + 1, SIDE * SIDE))
+    return SIDE * SIDE
 
 
 @_compiled
@@ -345,6 +359,73 @@ def _start_walks(
     return walks
 
 
+@_inlined
+def _nearest_walk(bound: np.ndarray, walks: int) -> int:
+    nearest = 0
+    for i in range(1, walks):
+        if bound[i] < bound[nearest]:
+            nearest = i
+    return nearest
+
+
+@_inlined
+def _take_block(
+    query_pools: np.ndarray, q: int, count: int, pools: np.ndarray, counts: np.ndarray, shape_start: np.ndarray,
+    scale: float, gamma: float, block: np.ndarray, end: np.ndarray, bound: np.ndarray, walk: int,
+    taken: np.ndarray, largest: np.ndarray, distances: np.ndarray, slot: int,
+) -> None:  # fmt: skip
+    """Compare the pools of a walk's next block and move on.
+
+    Into `slot` go the block, the most pixels that the query or a shape in it has, and 64 lower bounds of distances.
+    """
+    here = block[walk]
+    beyond = here + 1 if end[walk] > here else here - 1
+    ended = beyond == end[walk]
+    following = here if ended else beyond
+    least = _block_bound(counts, shape_start, following, count, scale, gamma)
+    block[walk] = following
+    bound[walk] = np.inf if ended else least
+    _prefetch_block(pools, np.int64(shape_start[following]))
+    first, last = np.int64(shape_start[here]), np.int64(shape_start[here + 1])
+    _pool_distances(query_pools, q, pools, first, last - first, distances, slot)
+    taken[slot] = here
+    largest[slot] = max(count, np.int64(counts[last - 1]))
+
+
+@_inlined
+def _enqueue(
+    distances: np.ndarray, slot: int, limit: int, first: int, last: int, cells: np.ndarray,
+    queue: np.ndarray, waiting: int,
+) -> int:  # fmt: skip
+    """Append the shapes first..last of a block whose pools are within the limit; returns the length of the queue."""
+    near = _near(distances, slot, limit)
+    if last - first < BLOCK:
+        near &= (np.uint64(1) << np.uint64(last - first)) - np.uint64(1)
+    while near != np.uint64(0):
+        shape = first + _lowest_bit(near)
+        near &= near - np.uint64(1)
+        queue[waiting] = shape
+        waiting += 1
+        _prefetch_cells(cells, shape)
+    return waiting
+
+
+@_compiled
+def _share(distances: np.ndarray, largest: np.ndarray, slots: int, wanted: int) -> float:
+    """A part of `largest` such that at least `wanted` distances (or all) are within it, and not many more."""
+    low, high = 0.0, 2.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        found = 0
+        for slot in range(slots):
+            found += _set_bits(_near(distances, slot, min(np.int64(middle * largest[slot]), SIDE * SIDE)))
+        if found < wanted:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 @_compiled
 def search_queries(
     queries: Shapes, areas: np.ndarray, categories: np.ndarray, exclude: np.ndarray,
@@ -358,53 +439,152 @@ def search_queries(
     time: compare the pools of the blocks nearest in pixel count, take the exact scores of the few shapes that look
     best by them, and with the k-th of these as a cap, which is close to the final one, walk the blocks outward
     until the difference in count alone exceeds it. keys is read only for queries with exclude >= 0. work (q, 4)
-    counts the blocks, cells, details and masks that were compared.
+    counts the shapes whose pools, cells, details and masks were compared.
     """
-    counts, pools, shape_start = shapes.counts, shapes.pools, layout.shape_start
-    query_counts, query_pools = queries.counts, queries.pools
     k = rows.shape[1]
     guesses = 2 * k + 2
     most = 0
-    for c in range(len(layout.bucket_start) - 1):
+    for c in range(len(layout.categories)):
         most = max(most, layout.bucket_start[c + 1] - layout.bucket_start[c])
-    block, end, bound = np.empty(2 * most, np.int64), np.empty(2 * most, np.int64), np.empty(2 * most, np.float64)
-    samples = max(SAMPLE, guesses // 16)
-    sampled, largest = np.empty(samples, np.int64), np.empty(samples, np.int64)
-    distances = np.empty((samples, BLOCK), np.uint16)
+    block, end = np.empty(2 * most + 1, np.int64), np.empty(2 * most + 1, np.int64)
+    bound = np.empty(2 * most + 1, np.float64)
+    slots = max(_SAMPLE, guesses // 16)
+    taken, largest = np.empty(slots, np.int64), np.empty(slots, np.int64)
+    distances = np.empty((slots, BLOCK), np.uint16)
     trial_rows, trial_scores = np.empty((1, k), np.int64), np.empty((1, k), np.float64)
-    queue = np.empty(QUEUE + BLOCK, np.int64)
+    queue = np.empty(_QUEUE + BLOCK, np.int64)
+    # taken out of the tuples once: each time costs two atomic additions
+    known, shape_start = layout.categories, layout.shape_start
+    counts, cells, pools, query_pools = shapes.counts, shapes.cells, shapes.pools, queries.pools
 
     for number in range(first, last):
         q = order[number]
-        c = np.searchsorted(layout.categories, categories[q])
-        if c == len(layout.categories) or layout.categories[c] != categories[q]:
+        c = np.searchsorted(known, categories[q])
+        if c == len(known) or known[c] != categories[q]:
             continue
-        area, count = areas[q], np.int64(query_counts[q])
+        area, count = areas[q], np.int64(queries.counts[q])
         for scale in (0.0, 1.0):
             if scores[q, k - 1] < scale:
                 break
+            bound[0] = np.inf
             walks = _start_walks(counts, layout, c, area, count, scale, gamma, block, end, bound)
-            cap, waiting, seen, at, guessing = np.inf, 0, 0, 0, True
+
+            seen = 0
+            while seen < slots:
+                walk = _nearest_walk(bound, walks)
+                if bound[walk] == np.inf:
+                    break
+                _take_block(
+                    query_pools, q, count, pools, counts, shape_start, scale, gamma, block, end, bound, walk,
+                    taken, largest, distances, seen,
+                )  # fmt: skip
+                seen += 1
+            for i in range(k):
+                trial_rows[0, i], trial_scores[0, i] = rows[q, i], scores[q, i]
+            share = _share(distances, largest, seen, guesses)
+            waiting = 0
+            for slot in range(seen):
+                limit = min(np.int64(share * largest[slot]), SIDE * SIDE)
+                start, stop = np.int64(shape_start[taken[slot]]), np.int64(shape_start[taken[slot] + 1])
+                waiting = _enqueue(distances, slot, limit, start, stop, cells, queue, waiting)
+                if waiting >= _QUEUE or slot == seen - 1:
+                    _score_queue(
+                        queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, np.inf,
+                        queue, waiting, trial_rows, trial_scores, 0, work,
+                    )  # fmt: skip
+                    waiting = 0
+            cap = trial_scores[0, k - 1]
+
+            slot = 0
             while True:
                 worst = min(scores[q, k - 1], cap)
-                if guessing or at == seen:  # to the next block
-                    w = 0
-                    for i in range(1, walks):
-                        if bound[i] < bound[w]:
-                            w = i
-                    if walks == 0 or bound[w] > worst:
+                if slot < seen:
+                    at = slot
+                    slot += 1
+                else:
+                    walk = _nearest_walk(bound, walks)
+                    if bound[walk] == np.inf or bound[walk] > worst:
                         break
-                    here = block[w]
-                    beyond = here + 1 if end[w] > here else here - 1
-                    if beyond == end[w]:
-                        walks -= 1
-                        block[w], end[w], bound[w] = block[walks], end[walks], bound[walks]
-                    else:
-                        block[w] = beyond
-                        bound[w] = _block_bound(counts, shape_start, beyond, count, scale, gamma)
-                        _prefetch_block(pools, np.int64(shape_start[beyond]))
-                    start = np.int64(shape_start[here])
-                    size = np.int64(shape_start[here + 1]) - start
-                    slot = seen if guessing else 0
-                    _pool_distances(query_pools, q, pools, start, size, distances, slot)
-                    work[q, 0] += 1
+                    at = 0
+                    _take_block(
+                        query_pools, q, count, pools, counts, shape_start, scale, gamma, block, end, bound, walk,
+                        taken, largest, distances, at,
+                    )  # fmt: skip
+                limit = _allowed(worst, scale, gamma, largest[at])
+                start, stop = np.int64(shape_start[taken[at]]), np.int64(shape_start[taken[at] + 1])
+                work[q, 0] += stop - start
+                waiting = _enqueue(distances, at, limit, start, stop, cells, queue, waiting)
+                if waiting >= _QUEUE:
+                    _score_queue(
+                        queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, cap,
+                        queue, waiting, rows, scores, q, work,
+                    )  # fmt: skip
+                    waiting = 0
+            _score_queue(
+                queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, cap,
+                queue, waiting, rows, scores, q, work,
+            )  # fmt: skip
+
+
+@_compiled
+def _score_queue(
+    queries: Shapes, q: int, area: int, exclude: int,
+    shapes: Shapes, layout: Layout, keys: np.ndarray, gamma: float, strict: bool, cap: float,
+    queue: np.ndarray, waiting: int, rows: np.ndarray, scores: np.ndarray, r: int, work: np.ndarray,
+) -> None:  # fmt: skip
+    """Insert the members of the waiting shapes into the result rows[r], scores[r], if they belong there.
+
+    Each bound is taken of all of them before the next, so that what was asked of memory has time to arrive. Nothing
+    above cap, a bound of the final k-th score, is of interest.
+    """
+    k = rows.shape[1]
+    count = np.int64(queries.counts[q])
+    worst, worst_row = cap, _NO_ROW
+    if rows[r, k - 1] >= 0 and scores[r, k - 1] <= cap:
+        worst, worst_row = scores[r, k - 1], rows[r, k - 1]
+
+    left = 0
+    for i in range(waiting):
+        s = queue[i]
+        limit = _allowed(worst, 0.0, gamma, max(count, np.int64(shapes.counts[s])))
+        if _cell_distance(queries.cells, q, shapes.cells, s) > limit:
+            continue
+        member = layout.member_start[s]
+        if worst < 1.0 and layout.member_start[s + 1] == member + 1 and _scale(area, layout.areas[member], strict) > 0:
+            continue
+        queue[left] = s
+        left += 1
+        _prefetch_details(shapes.cells, s)
+    work[q, 1] += waiting
+    waiting, left = left, 0
+    for i in range(waiting):
+        s = queue[i]
+        limit = _allowed(worst, 0.0, gamma, max(count, np.int64(shapes.counts[s])))
+        if _detail_distance(queries.cells, q, shapes.cells, s) <= limit:
+            queue[left] = s
+            left += 1
+            _prefetch_mask(shapes.masks, s)
+    work[q, 2] += waiting
+    work[q, 3] += left
+
+    for i in range(left):
+        s = queue[i]
+        distance = _hamming(queries.masks, q, shapes.masks, s)
+        most = max(count, np.int64(shapes.counts[s]))
+        near, far = _score(0.0, gamma, distance, most), _score(1.0, gamma, distance, most)
+        for j in range(layout.member_start[s], layout.member_start[s + 1]):
+            row = np.int64(layout.rows[j])
+            if near > worst or (near == worst and row > worst_row):
+                break  # the rows of a shape ascend
+            if exclude >= 0 and keys[row] == exclude:
+                continue
+            score = near if _scale(area, layout.areas[j], strict) == 0.0 else far
+            if score > worst or (score == worst and row > worst_row):
+                continue
+            at = k - 1
+            while at > 0 and (scores[r, at - 1] > score or (scores[r, at - 1] == score and rows[r, at - 1] > row)):
+                scores[r, at], rows[r, at] = scores[r, at - 1], rows[r, at - 1]
+                at -= 1
+            scores[r, at], rows[r, at] = score, row
+            if rows[r, k - 1] >= 0 and scores[r, k - 1] <= cap:
+                worst, worst_row = scores[r, k - 1], rows[r, k - 1]

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipelines.artifact import Artifact, Input, command_line, environment, open_artifact, tool_version, writing
+from pipelines.artifact import (
+    Artifact,
+    Input,
+    command_line,
+    environment,
+    open_artifact,
+    require_free,
+    tool_version,
+    writing,
+)
 from pipelines.config import Config
 from pipelines.data.augment import Size, resize_image
 from pipelines.data.palette import paint_labels
@@ -160,6 +169,7 @@ def plan(
     out: Path,
 ) -> dict[str, Any]:
     """What `run` would do: the config, the inputs with their digests, the metrics and those it cannot compute."""
+    require_free(out)
     opened = open_request(config, samples, reference, reference_format, judge, out)
     wanted, missing = choose(config, opened)
     return {

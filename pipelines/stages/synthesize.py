@@ -20,7 +20,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from pipelines.artifact import Artifact, Input, digest_json, open_artifact, relative_path, sha256_file, writing
+from pipelines.artifact import (
+    Artifact,
+    Input,
+    digest_json,
+    open_artifact,
+    relative_path,
+    require_free,
+    sha256_file,
+    writing,
+)
 from pipelines.bank.bank import Bank
 from pipelines.config import Config, Layer, resolve
 from pipelines.data.augment import Size
@@ -36,7 +45,7 @@ from pipelines.progress import Progress, silent
 from pipelines.runtime import pick_device
 from pipelines.stages.train import require_same_classes
 from pipelines.systems.base import LayoutItem, Needs, Sources, Synthesis, System
-from pipelines.systems.table import find_system
+from pipelines.systems.table import SYSTEMS, find_system
 from pipelines.systems.trained import LoadedRun, load_networks
 from pipelines.train.log import to_uint8
 from pipelines.train.run import parse_reference
@@ -141,6 +150,7 @@ def run(
 
 def plan(config: Synthesize, requested: Requested, out: Path) -> dict[str, Any]:
     """What `run` would do: the resolved config, the inputs with their digests, the images to be written."""
+    require_free(out)
     opened = open_request(config, requested, out)
     return {
         "system": opened.loaded.name,
@@ -157,8 +167,12 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
     home = out.parent
     path, step = parse_reference(requested.run)
     loaded = load_networks(path, step, averaged=config.averaged)
+    if loaded.name not in SYSTEMS:
+        raise ArtifactError(
+            f"this is a run of {loaded.name}, which makes no images", where=path, fix="name a generator"
+        )
     kind = find_system(loaded.name)
-    options = resolve(kind.Options, [Layer("--option", config.options)])
+    options = resolve(kind.Options, [Layer("the synthesis options", config.options)])
     inputs = [loaded.weights.as_input("run", home)]
     needs = kind.plan(loaded.config, loaded.schema, 1).synthesize
     bank, index = _retrieval(needs, options, requested, loaded, home, inputs)
@@ -213,8 +227,14 @@ def _retrieval(
 
 
 def _recorded(loaded: LoadedRun, role: str) -> Path:
-    """Where the run found an input. Raises ArtifactError when it is no longer there."""
-    given = next(i for i in loaded.weights.manifest["inputs"] if i["role"] == role)
+    """Where the run found an input. ArtifactError when it is no longer there, ConfigError when it never had one."""
+    given = next((i for i in loaded.weights.manifest["inputs"] if i["role"] == role), None)
+    if given is None:
+        raise ConfigError(
+            f"the run was imported, not trained here: it knows no {role}",
+            where=loaded.weights.run,
+            fix="give --bank and --index; rgs build-bank and rgs train index make them",
+        )
     path = loaded.weights.run.parent / given["path"]
     if not path.is_dir():
         raise ArtifactError(

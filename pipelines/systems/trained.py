@@ -17,8 +17,8 @@ from pipelines.train.checkpoint import AVERAGE, load_into, read_weights
 from pipelines.train.run import Weights, open_weights
 
 
-class Held(dict[str, nn.Module]):
-    """The networks that a run holds; asking an imported run for another one is an ArtifactError that says so."""
+class Imported(dict[str, nn.Module]):
+    """The one network of an imported run; asking for another is an ArtifactError that says so."""
 
     def __init__(self, nets: Mapping[str, nn.Module], run: Path) -> None:
         super().__init__(nets)
@@ -28,7 +28,7 @@ class Held(dict[str, nn.Module]):
         raise ArtifactError(
             f"the run was imported and holds {', '.join(self)} alone, but {name} is needed",
             where=self.run,
-            fix=f"import {name} for this, and use this run by --init {self.run}:{next(iter(self))}",
+            fix=f"import {name} for this; a training can start from this run by --init",
         )
 
 
@@ -44,7 +44,7 @@ class LoadedRun:
     trainable: Trainable
     config: Any
     schema: Schema
-    nets: Held
+    nets: dict[str, nn.Module]
 
     @property
     def digest(self) -> str:
@@ -74,4 +74,4 @@ def load_networks(
             raise ArtifactError(f"the weights hold no network {net_name}", where=weights.file)
         load_into(net, tensors[source], weights.file, source)
         net.eval().requires_grad_(False)
-    return LoadedRun(weights, name, built, config, schema, Held(nets, path))
+    return LoadedRun(weights, name, built, config, schema, Imported(nets, path) if imported else nets)

@@ -6,6 +6,7 @@ each process a contiguous slice. So resuming needs no state, and two processes s
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,8 @@ def batches(examples: Examples, draws: Iterator[list[Draw]], workers: int, pin: 
 
 
 def _start_worker(_: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the training decides, workers follow
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

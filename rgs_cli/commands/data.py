@@ -33,9 +33,11 @@ def toy(
 
     Example: rgs data toy town --train 200 --val 40
     """
+    from pipelines.artifact import require_free
     from pipelines.config import dump_yaml
     from pipelines.data.toy import write_town
 
+    require_free(out)
     height, width = parse_size(size)
     settings = {"out": str(out), "train": train, "val": val, "size": [height, width], "seed": seed}
     if dry_run:
@@ -85,22 +87,31 @@ def palette(
     size: Annotated[str, typer.Option("--size", metavar="H[xW]", help="Size of the blank layout.")] = "256",
     fill: Annotated[str | None, typer.Option("--fill", help="Class that covers the blank layout.")] = None,
     format_: Format = None,
+    json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write the classes' colors as palette.png and a blank layout.png to draw on with them.
 
     Example: rgs data palette town -o palette --fill sky
     """
+    from pipelines.artifact import require_free
+    from pipelines.config import dump_yaml
     from pipelines.data.palette import write_blank_layout, write_palette
-    from pipelines.errors import ArtifactError
     from pipelines.stages.show import schema_of
 
+    require_free(out)
+    height, width = parse_size(size)
     schema = schema_of(dataset, format_)
-    if out.exists():
-        raise ArtifactError("the output exists already", where=out, fix="choose another --out")
-    out.mkdir(parents=True)
-    write_palette(schema, out / "palette.png")
-    write_blank_layout(schema, parse_size(size), out / "layout.png", fill)
-    console.emit(out)
+    settings = {"out": str(out), "size": [height, width], "fill": fill, "classes": schema.names}
+    if dry_run:
+        console.emit(dump_yaml(settings).rstrip())
+        return
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    write_palette(schema, partial / "palette.png")
+    write_blank_layout(schema, (height, width), partial / "layout.png", fill)
+    partial.rename(out)
+    console.emit_json({**settings, "path": str(out)}) if json else console.emit(out)
 
 
 @app.command("split")
@@ -111,22 +122,29 @@ def split(
     folds: Annotated[int, typer.Option("--folds", min=2, help="How many folds.")] = 5,
     from_split: Annotated[str | None, typer.Option("--split", help="Only scenes of this split.")] = None,
     format_: Format = None,
+    json: Json = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Write folds that never divide a group, as lists of scenes that --split takes.
 
     Example: rgs data split photos --folds 5 -o folds && rgs build-bank photos --split folds/fold-1/train.txt -o banks/1
     """
+    from pipelines.artifact import require_free
+    from pipelines.config import dump_yaml
     from pipelines.data.open import open_dataset
     from pipelines.data.split import folds_by_group, write_folds
-    from pipelines.errors import ArtifactError, ConfigError
+    from pipelines.errors import ConfigError
 
     if by != "group":
         raise ConfigError(f"cannot split by {by!r}", where="--by", fix="use --by group")
-    if out.exists():
-        raise ArtifactError("the output exists already", where=out, fix="choose another --out")
-    records = open_dataset(dataset, format_).records(from_split)
-    write_folds(folds_by_group(records, folds), out)
-    console.emit(out)
+    require_free(out)
+    dealt = folds_by_group(open_dataset(dataset, format_).records(from_split), folds)
+    settings = {"out": str(out), "by": by, "scenes": [len(fold) for fold in dealt]}
+    if dry_run:
+        console.emit(dump_yaml(settings).rstrip())
+        return
+    write_folds(dealt, out)
+    console.emit_json({**settings, "path": str(out)}) if json else console.emit(out)
 
 
 def _print_report(report: CheckReport, dataset: Path) -> None:

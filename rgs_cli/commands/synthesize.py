@@ -50,6 +50,7 @@ def synthesize(
     Examples: rgs synthesize runs/g -i layouts -o samples/x; ls layouts/*.png | rgs synthesize runs/g -i - -o samples/y
     """
     from pipelines.config import dump_yaml, resolve
+    from pipelines.errors import DataError
     from pipelines.stages import synthesize as stage
 
     flags = {
@@ -65,6 +66,8 @@ def synthesize(
     paths = list(inputs or [])
     if paths == [Path("-")]:
         paths = [Path(line.strip()) for line in sys.stdin if line.strip()]
+        if not paths:
+            raise DataError("no layout came on standard input", fix="give the path of a layout on each line")
     resolved = resolve(stage.Synthesize, user_layers(config, set_, flags))
     requested = stage.Requested(run, paths, instances, data, bank, index)
     if dry_run:

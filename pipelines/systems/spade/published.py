@@ -119,7 +119,7 @@ def _generator(state: Mapping[str, Tensor], options: Options) -> SpadeGenerator:
 def _size(options: Options, ups: int) -> Size:
     """(h, w) of the images in training: 2^ups times the seed, whose height the authors derive from its width."""
     width, aspect = options.crop_size or options.width, options.aspect_ratio
-    if min(width, options.height, options.width, 1 if aspect is None else aspect) <= 0:
+    if not all(side > 0 for side in (width, options.width, options.height, 1 if aspect is None else aspect)):
         raise ConfigError("a side of the training images is not positive", where="height, width, crop_size")
     start_width = max(1, width // 2**ups)
     start_height = max(1, round(start_width / (aspect or options.width / options.height)))

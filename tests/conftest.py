@@ -1,0 +1,66 @@
+"""What tests of whole commands share, made once: a toy town of 64x64 pixels, its bank and index, two segmenters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+SIZE = (64, 64)
+TINY_SEGMENTER = {
+    "model": {"size": SIZE, "width": 8, "min_side": 32},
+    "train": {"steps": 2, "batch": 2},
+    "log": {"workers": 0},
+}
+"""A segmenter that learns next to nothing in a second."""
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the shared artifacts lie, side by side; nobody changes them."""
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="session")
+def town(workspace: Path) -> Path:
+    """12 scenes to train on, of two places, and 4 others."""
+    from pipelines.data.toy import write_town
+
+    write_town(workspace / "town", train=12, val=4, size=SIZE)
+    return workspace / "town"
+
+
+@pytest.fixture(scope="session")
+def bank(workspace: Path, town: Path) -> Path:
+    """The segments of the 12 scenes."""
+    from pipelines.stages import build_bank
+
+    return build_bank.run(build_bank.BuildBank(), data=town, out=workspace / "bank").path
+
+
+@pytest.fixture(scope="session")
+def index(workspace: Path, bank: Path) -> Path:
+    """The shapes of the bank; neighbors come from another image."""
+    from pipelines.stages import train_index
+
+    return train_index.run(train_index.TrainIndex(), bank=bank, out=workspace / "index").path
+
+
+@pytest.fixture(scope="session")
+def segmenter(workspace: Path, town: Path) -> Path:
+    """A finished run that RESAIL may train with."""
+    return _train_segmenter("unet", town, workspace / "segmenter")
+
+
+@pytest.fixture(scope="session")
+def judge(workspace: Path, town: Path) -> Path:
+    """A finished run of another family, which has trained nothing."""
+    return _train_segmenter("lraspp", town, workspace / "judge")
+
+
+def _train_segmenter(arch: str, town: Path, out: Path) -> Path:
+    from pipelines.config import Layer, resolve
+    from pipelines.stages import train
+
+    layers = [Layer("tiny", TINY_SEGMENTER), Layer("arch", {"model": {"arch": arch}})]
+    return train.run("segmenter", resolve(train.config_of("segmenter"), layers), train.Given(town), out).path
