@@ -67,10 +67,10 @@ def main() -> None:
         "faiss": faiss.get_compile_options().strip(),
         "python": platform.python_version(),
     }
-    report(results, machine)
     if not options.smoke:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps({"machine": machine, "k": K, "banks": results}, indent=1) + "\n")
+    report(results, machine)
 
 
 def facade_masks(folder: Path) -> MaskBank:
@@ -131,9 +131,7 @@ def measure(name: str, bank: MaskBank, queries: int, threads: int) -> dict[str, 
         "slowest_us_per_query": float(np.quantile(each, 0.99)) * 1e6,
         "together_ns": together / covered.sum() * 1e9,
         "threads": threads,
-        "compared": dict(
-            zip(("4x4", "8x8", "16x16", "pixels"), (batch.work.sum(0) / covered.sum()).tolist(), strict=True)
-        ),
+        "compared": dict(zip(BOUNDS, (batch.work.sum(axis=0) / covered.sum()).tolist(), strict=True)),
         "checked_queries": min(CHECKED, len(some)),
     }
 

@@ -26,7 +26,7 @@ POOLS = 16  # 4x4 pools of 32x32 pixels
 BLOCK = 64  # shapes whose pools are compared at once
 
 _SAMPLE = 24  # blocks from which the k-th score is guessed
-_QUEUE = 64  # shapes that wait before their cells are compared
+_QUEUE = 32  # shapes that wait before their cells are compared
 _NO_ROW = np.int64(2**62)  # above every row
 
 
@@ -452,7 +452,7 @@ def search_queries(
     taken, largest = np.empty(slots, np.int64), np.empty(slots, np.int64)
     distances = np.empty((slots, BLOCK), np.uint16)
     trial_rows, trial_scores = np.empty((1, k), np.int64), np.empty((1, k), np.float64)
-    queue = np.empty(_QUEUE + BLOCK, np.int64)
+    queue, bounds = np.empty(_QUEUE + BLOCK, np.int64), np.empty(_QUEUE + BLOCK, np.int64)
     # taken out of the tuples once: each time costs two atomic additions
     known, shape_start = layout.categories, layout.shape_start
     counts, cells, pools, query_pools = shapes.counts, shapes.cells, shapes.pools, queries.pools
@@ -490,7 +490,7 @@ def search_queries(
                 if waiting >= _QUEUE or slot == seen - 1:
                     _score_queue(
                         queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, np.inf,
-                        queue, waiting, trial_rows, trial_scores, 0, work,
+                        queue, bounds, waiting, trial_rows, trial_scores, 0, work,
                     )  # fmt: skip
                     waiting = 0
             cap = trial_scores[0, k - 1]
@@ -517,12 +517,12 @@ def search_queries(
                 if waiting >= _QUEUE:
                     _score_queue(
                         queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, cap,
-                        queue, waiting, rows, scores, q, work,
+                        queue, bounds, waiting, rows, scores, q, work,
                     )  # fmt: skip
                     waiting = 0
             _score_queue(
                 queries, q, area, exclude[q], shapes, layout, keys, gamma, strict, cap,
-                queue, waiting, rows, scores, q, work,
+                queue, bounds, waiting, rows, scores, q, work,
             )  # fmt: skip
 
 
@@ -530,7 +530,7 @@ def search_queries(
 def _score_queue(
     queries: Shapes, q: int, area: int, exclude: int,
     shapes: Shapes, layout: Layout, keys: np.ndarray, gamma: float, strict: bool, cap: float,
-    queue: np.ndarray, waiting: int, rows: np.ndarray, scores: np.ndarray, r: int, work: np.ndarray,
+    queue: np.ndarray, bounds: np.ndarray, waiting: int, rows: np.ndarray, scores: np.ndarray, r: int, work: np.ndarray,
 ) -> None:  # fmt: skip
     """Insert the members of the waiting shapes into the result rows[r], scores[r], if they belong there.
 
@@ -560,17 +560,20 @@ def _score_queue(
     for i in range(waiting):
         s = queue[i]
         limit = _allowed(worst, 0.0, gamma, max(count, np.int64(shapes.counts[s])))
-        if _detail_distance(queries.cells, q, shapes.cells, s) <= limit:
-            queue[left] = s
+        distance = _detail_distance(queries.cells, q, shapes.cells, s)
+        if distance <= limit:
+            queue[left], bounds[left] = s, distance
             left += 1
             _prefetch_mask(shapes.masks, s)
     work[q, 2] += waiting
-    work[q, 3] += left
 
     for i in range(left):
         s = queue[i]
-        distance = _hamming(queries.masks, q, shapes.masks, s)
         most = max(count, np.int64(shapes.counts[s]))
+        if bounds[i] > _allowed(worst, 0.0, gamma, most):  # no longer good enough
+            continue
+        work[q, 3] += 1
+        distance = _hamming(queries.masks, q, shapes.masks, s)
         near, far = _score(0.0, gamma, distance, most), _score(1.0, gamma, distance, most)
         for j in range(layout.member_start[s], layout.member_start[s + 1]):
             row = np.int64(layout.rows[j])

@@ -191,7 +191,8 @@ def open_retrieval(
         if kind is None and path is not None:
             raise ConfigError(f"{name} with this config uses no {what}", fix=f"leave out --{what}")
         if kind is not None and path is None:
-            raise ConfigError(f"{name} needs a {what} of {kind}", fix=f"give --{what}")
+            article = "an" if what == "index" else "a"
+            raise ConfigError(f"{name} needs {article} {what} of {kind}", fix=f"give --{what}")
     opened = Bank.open(bank) if bank is not None else None
     if opened is not None and opened.kind != needs.bank:
         raise ArtifactError(f"this is a bank of {opened.kind}, {name} needs one of {needs.bank}", where=bank)
