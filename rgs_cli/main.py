@@ -59,7 +59,7 @@ def main() -> None:
     """Run the command line; end with a documented exit code. Ctrl-C and usage errors are Typer's: 130 and 2."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        app()
+        app(prog_name="rgs")
     except Exception as error:
         sys.exit(_explain(error))
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# before anything imports torch: tiny networks gain nothing by a second thread, and lose much on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SIZE = (64, 64)
 TINY_SEGMENTER = {

@@ -75,7 +75,8 @@ def check(
         console.emit_json(report.to_json())
     else:
         _print_report(report, dataset)
-        console.emit(dataset)
+        if report.valid:
+            console.emit(dataset)
     if not report.valid:
         raise typer.Exit(3)
 
@@ -159,11 +160,13 @@ def _print_report(report: CheckReport, dataset: Path) -> None:
         table.add_row(str(c.id), c.name, f"{c.share:.2%}", str(c.scenes), str(c.instances or ""))
     people.print(table)
     for title, faults, total in (
-        ("faults", report.faults, report.total_faults),
-        ("warnings", report.warnings, report.total_warnings),
+        ("fault", report.faults, report.total_faults),
+        ("warning", report.warnings, report.total_warnings),
     ):
         if total:
-            people.print(f"{total} {title}" + (f", the first {len(faults)}:" if total > len(faults) else ":"))
+            people.print(
+                f"{total} {title}{'s' * (total > 1)}" + (f", the first {len(faults)}:" if total > len(faults) else ":")
+            )
             for fault in faults:
                 people.print(f"  {fault.file}: {fault.reason}", markup=False)
     for note in report.notes:

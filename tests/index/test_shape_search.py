@@ -103,6 +103,24 @@ def test_many_blocks_and_dense_ties():
         assert_exact(masks, areas, classes, score, queries, 10, exclude=some, keys=np.arange(len(masks)))
 
 
+def test_long_walks():
+    """More blocks in a bucket than the first look takes, and neighbors far away in pixel count."""
+    rng = np.random.default_rng(8)
+    n = 6000
+    y, x = np.mgrid[:128, :128].reshape(2, -1) / 128
+    a, b, c = rng.normal(size=(3, n, 1))
+    masks = np.concatenate(
+        [np.packbits(a[i : i + 500] * x + b[i : i + 500] * y < c[i : i + 500], axis=1) for i in range(0, n, 500)]
+    )
+    lonely = rng.random((20, 128, 128)) < rng.random((20, 1, 1))  # like nothing else: their 10th score is large
+    masks[:20] = [pack_mask(mask) for mask in lonely]
+    areas, classes = rng.integers(130, 250, n), np.zeros(n, np.int32)
+    some = np.arange(8, 32)
+    for score in (ShapeScore(), ShapeScore(gamma=0.1)):
+        assert_exact(masks, areas, classes, score, (masks[some], areas[some], classes[some]), 10)
+    assert_exact(masks, areas, classes, ShapeScore(), (masks[some], areas[some] * 100, classes[some]), 10)
+
+
 def test_random_masks_where_no_bound_prunes():
     rng = np.random.default_rng(1)
     masks = rng.integers(0, 256, (400, 2048)).astype(np.uint8)
