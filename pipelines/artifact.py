@@ -90,7 +90,7 @@ def open_artifact(path: Path, kind: str) -> Artifact:
     """
     artifact = Artifact(path, read_manifest(path))
     if artifact.kind != kind:
-        raise ArtifactError(f"this is a {artifact.kind}, not a {kind}", where=path)
+        raise ArtifactError(f"this is {_called(artifact.kind)}, not {_called(kind)}", where=path)
     for file in artifact.manifest["files"]:
         on_disk = path / file["path"]
         size = on_disk.stat().st_size if on_disk.is_file() else None
@@ -98,6 +98,10 @@ def open_artifact(path: Path, kind: str) -> Artifact:
             state = "is missing" if size is None else f"has {size} bytes instead of {file['bytes']}"
             raise ArtifactError(f"{file['path']} {state}: the {kind} is damaged", where=path, fix="build it again")
     return artifact
+
+
+def _called(kind: str) -> str:
+    return {"index": "an index", "samples": "a folder of samples"}.get(kind, f"a {kind}")
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -239,6 +243,7 @@ def disk_faults(where: str | Path) -> Iterator[None]:
         errno.EDQUOT: ("the disk quota is used up", "free some space and run the command again"),
         errno.EROFS: ("the output is on a read-only file system", "choose another --out"),
         errno.EACCES: ("no permission to write here", "choose another --out, or change the permission"),
+        errno.ENOTDIR: ("a file is where a folder is needed", "choose another --out"),
     }
     try:
         yield

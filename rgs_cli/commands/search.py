@@ -40,5 +40,6 @@ def search(
         for hit in hits:
             console.emit(f"{hit['rank']}\t{hit['score']:.6f}\t{hit['id']}\t{hit['source']}")
     if sheet is not None and found:
+        sheet.parent.mkdir(parents=True, exist_ok=True)
         stage.write_sheet(sheet, stage.sheet(found, opened))
         console.say(f"contact sheet: {sheet}")

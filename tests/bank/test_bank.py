@@ -211,7 +211,7 @@ def test_what_is_no_bank(built: Path, copied: Path) -> None:
         Bank.open(built / "shards")
     manifest = json.loads((copied / "manifest.json").read_text())
     (copied / "manifest.json").write_text(json.dumps({**manifest, "format": "rgs/index@1"}))
-    with pytest.raises(ArtifactError, match="this is a index, not a bank"):
+    with pytest.raises(ArtifactError, match="this is an index, not a bank"):
         Bank.open(copied)
 
 

@@ -100,5 +100,5 @@ def test_neighbors_are_in_memory_and_travel(folder: Path, tmp_path: Path) -> Non
 
 def test_a_bank_is_no_index(folder: Path) -> None:
     bank = Bank.open(folder / "x")
-    with pytest.raises(ArtifactError, match="not a index"):
+    with pytest.raises(ArtifactError, match="not an index"):
         ShapeIndex.open(folder / "x", bank)

@@ -78,6 +78,8 @@ def test_3_an_artifact_that_is_missing_or_another(town: Path, bank: Path, genera
     assert "no such artifact" in fails(3, "show", tmp_path / "s")
     assert "no such artifact" in fails(3, "search", tmp_path / "i", "0" * 16)
     assert "this is a bank, not a run" in fails(3, "synthesize", bank, "--data", town, "-o", x)
+    assert "this is a bank, not a folder of samples" in fails(3, "eval", bank, "-r", town, "-o", x)
+    assert "this is a bank, not an index" in fails(3, "search", bank, "0" * 16)
     assert "this is a run, not a bank" in fails(3, "train", "index", "--bank", generator, "-o", x)
     assert "holds no finished artifact" in fails(3, "train", "index", "--bank", town, "-o", x)
     assert "keeps no weights of step 7" in fails(3, "synthesize", f"{generator}@7", "--data", town, "-o", x)
@@ -149,6 +151,18 @@ def test_5_a_loss_that_is_no_number(town: Path, tmp_path: Path) -> None:
     words = ["train", "segmenter", "--data", town, "-o", tmp_path / "x", "--arch", "unet", "--set", "model.width=8"]
     said = fails(5, *words, *SMALL, "--steps", 5, "--set", "model.lr=1e30")
     assert "loss S/cross_entropy is" in said and "at step" in said and "learning rate" in said
+
+
+@pytest.mark.xfail(strict=True, reason="nothing checks that the training size is enough for the discriminator")
+def test_2_a_training_size_that_the_networks_cannot_take(town: Path, tmp_path: Path) -> None:
+    words = ["train", "generator", "--system", "spade", "--preset", "toy", "--data", town, "-o", tmp_path / "x"]
+    fails(2, *words, *SMALL, "--size", 8, "--steps", 1, "--set", "model.weights.perceptual=0")
+
+
+def test_4_an_output_below_a_file(town: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for words in (["build-bank", town, "-o"], ["data", "toy"], ["data", "palette", town, "-o"]):
+        assert "a file is where a folder is needed" in fails(4, *words, tmp_path / "file" / "x")
 
 
 def _failing(error: Exception) -> Any:

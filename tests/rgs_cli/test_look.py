@@ -57,7 +57,7 @@ def test_search_finds_pieces_of_other_images(bank: Path, index: Path, tmp_path: 
 
 
 def test_search_by_layout_answers_for_every_segment(index: Path, layouts: list[Path], tmp_path: Path) -> None:
-    sheet = tmp_path / "hits.png"
+    sheet = tmp_path / "sheets" / "hits.png"
     ended = succeed("search", index, layouts[0], "--k", 2, "--json", "--sheet", sheet)
     lines = [json.loads(line) for line in ended.out.splitlines()]
     assert len(lines) > 5 and [line["segment"] for line in lines] == list(range(len(lines)))
