@@ -7,13 +7,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from pipelines.config import Config
 from pipelines.data.transforms import nearest_resize
 
 Size = tuple[int, int]
+
+LEAST = 32
+"""The shortest side that the deepest discriminators and the perceptual network can still judge."""
 
 
 class Framing(Config):
@@ -25,6 +28,13 @@ class Framing(Config):
     """Scenes are resized to `load` times the size, then a random crop of the size is taken (286 / 256 in SPADE)."""
     flip: bool = True
     """Mirror half of the examples."""
+
+    @field_validator("size")
+    @classmethod
+    def _large_enough(cls, size: Size) -> Size:
+        if min(size) < LEAST:
+            raise ValueError(f"generators train on images of {LEAST}x{LEAST} pixels at least")
+        return size
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ QUERIES = 8192
 """How many pieces are searched between two reports of progress."""
 
 
+BYTES_PER_SHAPE = 2400
+"""What a shape takes at most, with the counts that bound its distances."""
+
+
 class TrainIndex(Config):
     """How an index scores pieces, and which neighbors it keeps."""
 
@@ -71,11 +75,12 @@ def run(config: TrainIndex, *, bank: Path, out: Path, threads: int = 1, progress
 
 
 def plan(config: TrainIndex, *, bank: Path, out: Path) -> dict[str, Any]:
-    """What `run` would do: the config, the input with its digest, and about how many bytes it would write."""
+    """What `run` would do: the config, the input with its digest, and the bytes it would write at most
+    (equal shapes are stored once)."""
     require_free(out)
     pieces = _open_bank(bank)
     given = Input("bank", relative_path(bank, out.parent), pieces.digest)
-    per_piece = pieces.canonical([0]).shape[1] + 8 + 8 + 4 + config.k * (4 + 8)
+    per_piece = BYTES_PER_SHAPE + 8 + config.k * (4 + 8)
     return {
         "config": config.model_dump(mode="json"),
         "inputs": [given.to_json()],

@@ -153,7 +153,6 @@ def test_5_a_loss_that_is_no_number(town: Path, tmp_path: Path) -> None:
     assert "loss S/cross_entropy is" in said and "at step" in said and "learning rate" in said
 
 
-@pytest.mark.xfail(strict=True, reason="nothing checks that the training size is enough for the discriminator")
 def test_2_a_training_size_that_the_networks_cannot_take(town: Path, tmp_path: Path) -> None:
     words = ["train", "generator", "--system", "spade", "--preset", "toy", "--data", town, "-o", tmp_path / "x"]
     fails(2, *words, *SMALL, "--size", 8, "--steps", 1, "--set", "model.weights.perceptual=0")

@@ -129,7 +129,7 @@ def test_progress_and_dry_run(bank: Bank, tmp_path: Path) -> None:
     made = train_index.run(TrainIndex(), bank=bank.path, out=tmp_path / "i", progress=lambda *event: seen.append(event))
     assert seen[0] == ("searching", 0, len(bank)) and seen[-1] == ("searching", len(bank), len(bank))
     written = sum(file["bytes"] for file in made.manifest["files"])
-    assert planned["bytes"] == pytest.approx(written, rel=0.5)
+    assert written <= planned["bytes"] + 16_384  # at most, beside HDF5's own: equal shapes are stored once
     assert made.config == planned["config"]
 
 
