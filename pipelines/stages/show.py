@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from pipelines.artifact import MANIFEST, Artifact, environment, open_artifact, read_manifest, verify_files
 from pipelines.data.open import open_dataset
@@ -50,6 +49,7 @@ def systems() -> list[dict[str, Any]]:
 
 def system(name: str) -> dict[str, Any]:
     """Paper, presets, config fields and synthesis options of a system, or of the segmenter."""
+    from pipelines.stages.train import config_of
     from pipelines.systems.table import find_trainable, presets
 
     kind = find_trainable(name)
@@ -57,20 +57,19 @@ def system(name: str) -> dict[str, Any]:
     about: dict[str, Any] = {"name": name, "paper": (package.__doc__ or "").strip(), "presets": list(presets(name))}
     options = getattr(kind, "Options", None)
     if options is not None:
-        about["options"] = fields(options)
-    return {**about, "config": fields(kind.Config, "model.")}
+        about["options"] = fields(options())
+    return {**about, "config": fields(config_of(name)())}
 
 
-def fields(model: type[BaseModel], prefix: str = "") -> list[dict[str, Any]]:
-    """Every field of a config, nested ones with dots: key, default, what it means."""
+def fields(defaults: BaseModel, prefix: str = "") -> list[dict[str, Any]]:
+    """Every field of a config at its defaults, nested ones with dots: key, default, what it means."""
     rows: list[dict[str, Any]] = []
-    for name, info in model.model_fields.items():
-        default = info.get_default(call_default_factory=True)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            rows += fields(info.annotation, f"{prefix}{name}.")
-            continue
-        value = None if default is PydanticUndefined else default
-        rows.append({"key": prefix + name, "default": value, "help": " ".join((info.description or "").split())})
+    for name, info in type(defaults).model_fields.items():
+        value = getattr(defaults, name)
+        if isinstance(value, BaseModel):
+            rows += fields(value, f"{prefix}{name}.")
+        else:
+            rows.append({"key": prefix + name, "default": value, "help": " ".join((info.description or "").split())})
     return rows
 
 

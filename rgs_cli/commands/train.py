@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -211,8 +212,9 @@ def _train(
             stop=lambda: interrupts.signal is not None or (limit is not None and time.monotonic() - began > limit),
             watch=console.watch_training(),
         )
-    if artifact.manifest["status"] == "stopped" and interrupts.signal is None:
-        console.say(f"stopped at step {artifact.manifest['step']}; the same command goes on from there")
-    console.emit_artifact(out, json)
+    if int(os.environ.get("RANK", "0")) == 0:  # of the processes that torchrun started, one speaks
+        if artifact.manifest["status"] == "stopped" and interrupts.signal is None:
+            console.say(f"stopped at step {artifact.manifest['step']}; the same command goes on from there")
+        console.emit_artifact(out, json)
     if interrupts.signal is not None and artifact.manifest["status"] != "finished":
         raise typer.Exit(interrupts.exit_code)
