@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipelines.config import Config, dump_yaml
 from pipelines.errors import ArtifactError, EnvironmentFault, RgsError
@@ -225,11 +225,32 @@ def locked(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("a") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise EnvironmentFault(
                 "another process is writing here", where=directory, fix="wait for it, or stop it"
             ) from error
-        yield
+        except OSError as error:
+            raise EnvironmentFault(
+                f"this file system cannot lock files ({error.strerror})", where=directory, fix="choose another --out"
+            ) from error
+        _held.add(handle)
+        try:
+            yield
+        finally:
+            _held.discard(handle)
+
+
+_held: set[IO[str]] = set()
+"""Locks of this process. A forked worker that kept its copy would hold them beyond the death of the writer."""
+
+
+def _let_go() -> None:
+    for handle in _held:
+        handle.close()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager

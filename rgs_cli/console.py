@@ -115,7 +115,8 @@ def watch_training() -> Watch:
         if quiet or (not done and now - last < (1.0 if sys.stderr.isatty() else PLAIN_INTERVAL)):
             return
         last = now
-        left = time.strftime("%H:%M:%S", time.gmtime(status.seconds_left))
+        hours, seconds = divmod(int(status.seconds_left), 3600)
+        left = f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}"
         terms = "  ".join(f"{name} {value:.3g}" for name, value in status.terms.items())
         text = (
             f"step {status.step}/{status.steps}  {status.images_per_second:.1f} images/s  "

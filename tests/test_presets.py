@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import BaseModel
 
 from pipelines.config import Layer, dump_yaml, parse_yaml, resolve
 from pipelines.data.toy.solids import SCHEMA
@@ -63,3 +64,17 @@ def _within(part: object, whole: object) -> bool:
     if isinstance(part, dict):
         return isinstance(whole, dict) and all(k in whole and _within(v, whole[k]) for k, v in part.items())
     return part == whole
+
+
+@pytest.mark.parametrize("name", TRAINABLES)
+def test_setting_one_nested_key_leaves_its_siblings_at_their_defaults(name: str) -> None:
+    """A default made for one field (Framing(load=2)) would be lost as soon as a sibling is set."""
+
+    def check(config: BaseModel) -> None:
+        for field in type(config).model_fields:
+            value = getattr(config, field)
+            if isinstance(value, BaseModel):
+                assert value == type(value)(), f"{type(config).__name__}.{field} is not the default of its class"
+                check(value)
+
+    check(config_of(name)())

@@ -119,25 +119,6 @@ def decompose(labels: np.ndarray, instances: np.ndarray | None, things: np.ndarr
     return Decomposition(np.repeat(renumber[number], lengths).reshape(h, w), segments)
 
 
-def drop_segments(
-    decomposition: Decomposition,
-    p: float | tuple[float, float],
-    rng: np.random.Generator,
-    scope: Literal["stuff", "all"] = "all",
-) -> Decomposition:
-    """Leave out each segment with probability p, so that a generator meets holes in training.
-
-    p: one probability, or a range from which one is drawn for the map. scope: stuff alone, or anything.
-    """
-    chance = rng.uniform(*p) if isinstance(p, tuple) else p
-    dropped = rng.random(len(decomposition.segments)) < chance
-    if scope == "stuff":
-        dropped &= ~decomposition.things
-    renumber = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1).astype(np.int32)
-    segments = tuple(s for s, out in zip(decomposition.segments, dropped, strict=True) if not out)
-    return Decomposition(renumber[decomposition.owner], segments)
-
-
 def resize_owner(owner: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an ownership map to `size` = (h, w), aligned with labels resized by `nearest_resize`."""
     return nearest_resize(owner, size)

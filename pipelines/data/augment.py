@@ -24,8 +24,8 @@ class Framing(Config):
 
     size: Size = (256, 256)
     """Height and width of the training images."""
-    load: float = Field(1.0, ge=1, le=4)
-    """Scenes are resized to `load` times the size, then a random crop of the size is taken (286 / 256 in SPADE)."""
+    load: float = Field(286 / 256, ge=1, le=4)
+    """Scenes are resized to `load` times the size (published: 286 / 256), then a random crop of the size is taken."""
     flip: bool = True
     """Mirror half of the examples."""
 

@@ -56,7 +56,7 @@ from pipelines.runtime import pick_device
 from pipelines.segment.networks import SegmenterNet
 from pipelines.stages.train import require_same_classes
 from pipelines.systems.trained import LoadedRun, load_networks
-from pipelines.train.run import parse_reference
+from pipelines.train.run import identity, parse_reference
 
 Metric = Literal["psnr", "ssim", "miou", "accuracy", "frechet"]
 METRICS: tuple[Metric, ...] = ("psnr", "ssim", "miou", "accuracy", "frechet")
@@ -216,6 +216,8 @@ def _open_judge(text: str, samples: Artifact, schema: Schema, allow_own: bool) -
     require_same_classes(schema, judge.schema, "the judge", path)
     used = set(samples.statistics.get("trained_with", {}).values())
     own = bool(used & {judge.digest, *(str(w["sha256"]) for w in manifest["weights"])})
+    own |= identity(manifest) in samples.statistics.get("teachers", {}).values()  # whatever its step
+    own |= any(i["role"] == "init" and i["digest"] in used for i in manifest["inputs"])  # or what grew out of it
     if own and not allow_own:
         raise ConfigError(
             "this judge helped to train what it would judge, so its scores mean little",

@@ -74,7 +74,7 @@ def fields(defaults: BaseModel, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """Versions, cores, devices and the torch cache's weights, for a bug report."""
+    """Versions, cores and devices, for a bug report."""
     import torch
 
     return {

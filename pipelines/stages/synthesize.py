@@ -33,6 +33,7 @@ from pipelines.artifact import (
 from pipelines.bank.bank import Bank
 from pipelines.config import Config, Layer, resolve
 from pipelines.data.augment import Size
+from pipelines.data.digest import dataset_digest
 from pipelines.data.instances import InstanceEncoding, connected_instances
 from pipelines.data.layouts import list_layouts, read_instances, read_layout
 from pipelines.data.open import open_dataset
@@ -116,6 +117,7 @@ def run(
         "schema": opened.loaded.schema.to_json(),
         "system": opened.loaded.name,
         "trained_with": opened.loaded.weights.manifest["trained_with"],
+        "teachers": opened.loaded.weights.manifest.get("teachers", {}),
     }
     total = len(opened.layouts) * config.num
     with writing(out, "samples", config, opened.inputs, statistics) as folder:
@@ -178,6 +180,8 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
     bank, index = _retrieval(needs, options, requested, loaded, home, inputs)
     if (requested.data is None) == (not requested.inputs):
         raise ConfigError("give either layouts or a dataset", fix="--inputs FOLDER|FILE…|- or --data DATASET")
+    if needs.bank is None and config.exclude != "none":
+        raise ConfigError(f"{loaded.name} retrieves nothing that could be excluded", fix="leave out --exclude")
     layouts: list[Path] | list[SceneRecord]
     dataset = None
     if requested.data is not None:
@@ -189,14 +193,17 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
         names = Counter(Path(r.id).name for r in layouts)
         if names and (most := names.most_common(1)[0])[1] > 1:
             raise ConfigError(f"two scenes of the dataset are named {most[0]!r}", fix="choose one split with --split")
-        digest = digest_json([[r.id, sha256_file(r.labels) if r.labels else ""] for r in layouts])
-        inputs.append(Input("layouts", relative_path(requested.data, home), digest))
+        inputs.append(Input("layouts", relative_path(requested.data, home), dataset_digest(dataset, layouts)))
     else:
         if config.exclude != "none":
             raise ConfigError("only a dataset knows which pieces are a layout's own", fix="use --data, or no --exclude")
         layouts = list_layouts(requested.inputs[0] if len(requested.inputs) == 1 else requested.inputs)
         digest = digest_json([[layout.stem, sha256_file(layout)] for layout in layouts])
         inputs.append(Input("layouts", relative_path(Path(requested.inputs[0]), home), digest))
+        if requested.instances is not None:
+            maps = [_instance_map(requested.instances, layout) for layout in layouts]
+            digest = digest_json([[file.stem, sha256_file(file)] for file in maps])
+            inputs.append(Input("instances", relative_path(requested.instances, home), digest))
     if not layouts:
         raise DataError("there is no layout to make an image of", where=requested.data or requested.inputs[0])
     system = kind(loaded.config, loaded.schema)
@@ -217,6 +224,8 @@ def _retrieval(
     require_same_classes(loaded.schema, bank.schema, "the bank", bank_path)
     inputs.append(bank.artifact.as_input("bank", home))
     if getattr(options, "retrieval", "shape") != "shape":
+        if requested.index is not None:
+            raise ConfigError(f"retrieval «{options.retrieval}» asks no index", fix="leave out --index")
         return bank, None
     if requested.bank is not None and requested.index is None:
         raise ConfigError("another bank needs its own index", fix="give --index, made by rgs train index --bank …")
@@ -273,12 +282,16 @@ def _items(config: Synthesize, requested: Requested, opened: Opened, notes: list
 def _instances_of(
     folder: Path, layout: Path, labels: np.ndarray, schema: Schema, encoding: InstanceEncoding
 ) -> np.ndarray:
+    return read_instances(_instance_map(folder, layout), labels, schema, encoding)
+
+
+def _instance_map(folder: Path, layout: Path) -> Path:
     file = folder / f"{layout.stem}.png"
     if not file.is_file():
         raise DataError(
             f"the layout {layout.name} has no instance map", where=file, fix="add it, or leave out --instances"
         )
-    return read_instances(file, labels, schema, encoding)
+    return file
 
 
 def _own(bank: Bank | None, record: SceneRecord) -> str:

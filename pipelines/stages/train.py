@@ -30,7 +30,7 @@ from pipelines.train.checkpoint import load_into, read_weights
 from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Watch
 from pipelines.train.loop import Stop, train
-from pipelines.train.run import RunWriter, open_weights, parse_reference
+from pipelines.train.run import RunWriter, identity, open_weights, parse_reference
 from pipelines.weights import VGG19, read, resolve
 
 PERCEPTUAL_SEED = 19
@@ -77,7 +77,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Inputs opened and checked against the plan of the trainable."""
+    """Inputs opened and checked against the plan of the trainable.
+
+    trained_with, teachers: of each frozen role the sha256 of its weights, and the identity of its run at any step.
+    """
 
     schema: Schema
     plan: Plan
@@ -85,6 +88,7 @@ class Prepared:
     frozen: dict[str, nn.Module]
     inputs: list[Input]
     trained_with: dict[str, str]
+    teachers: dict[str, str]
 
 
 def run(
@@ -108,6 +112,7 @@ def run(
     facts = {
         "schema": prepared.schema.to_json(),
         "trained_with": prepared.trained_with,
+        "teachers": prepared.teachers,
         "scenes": len(prepared.sources.records),
     }
     with disk_faults(out), locked(out) if runtime.rank == 0 else contextlib.nullcontext():
@@ -156,6 +161,7 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
         inputs.append(neighbors.artifact.as_input("index", home))
     frozen: dict[str, nn.Module] = {}
     trained_with: dict[str, str] = {}
+    teachers: dict[str, str] = {}
     for role in given.frozen.keys() - plan.train.frozen.keys():
         raise ConfigError(f"{name} with this config uses no {role!r}", fix=f"leave out --with {role}=…")
     for role, kind in plan.train.frozen.items():
@@ -166,6 +172,7 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
         require_same_classes(schema, loaded.schema, f"the {role}", path)
         frozen[role] = next(iter(loaded.nets.values()))
         trained_with[role] = loaded.digest
+        teachers[role] = identity(loaded.weights.manifest)
         inputs.append(loaded.weights.as_input(role, home))
     if plan.perceptual:
         frozen["perceptual"] = perceptual_network(config.perceptual, given.weights)
@@ -173,7 +180,7 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
         path, step = parse_reference(given.init.partition(":")[0])
         inputs.append(open_weights(path, step).as_input("init", home))
     sources = Sources(dataset, records, bank, neighbors)
-    return Prepared(schema, plan, sources, frozen, inputs, trained_with)
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers)
 
 
 def perceptual_network(kind: Literal["vgg19", "random"], weights: Path | None) -> nn.Module:

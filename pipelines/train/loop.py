@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.runtime import Runtime, memory_gb
 from pipelines.systems.base import Batch, Frozen, Phase, Plan, Sources, Trainable
-from pipelines.train.checkpoint import AVERAGE, checkpoint_path, load_into, read_state, read_weights
+from pipelines.train.checkpoint import AVERAGE, WEIGHTS, load_into, read_state, read_weights
 from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Log, Status, Watch
 from pipelines.train.run import RunWriter
@@ -174,9 +174,8 @@ def _restore(
     averaged: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Adam],
 ) -> None:
-    assert run.resumed_from is not None
-    checkpoint = checkpoint_path(run.path, run.resumed_from)
-    weights = read_weights(checkpoint / "weights.safetensors")
+    checkpoint = run.checkpoint_to_resume()
+    weights = read_weights(checkpoint / WEIGHTS)
     for name, net in nets.items():
         load_into(net, weights.get(name, {}), checkpoint, name)
     for name, net in averaged.items():

@@ -21,13 +21,11 @@ from pipelines.artifact import (
     CONFIG,
     KINDS,
     MANIFEST,
-    Artifact,
     Input,
     command_line,
     digest_json,
     environment,
     open_artifact,
-    read_manifest,
     relative_path,
     sha256_file,
     tool_version,
@@ -35,7 +33,7 @@ from pipelines.artifact import (
 )
 from pipelines.config import Config, dump_yaml
 from pipelines.errors import ArtifactError, ConfigError
-from pipelines.train.checkpoint import WEIGHTS, checkpoint_path, write_checkpoint
+from pipelines.train.checkpoint import STATE, WEIGHTS, checkpoint_path, write_checkpoint
 
 FREE_SECTION = "log"
 """The part of a training config that may change between a run and its resumption."""
@@ -111,11 +109,11 @@ class RunWriter:
         self._config_text = dump_yaml(config)
         if (path / MANIFEST).is_file():
             self._resume()
-        elif path.exists() and any(e.name != ".lock" for e in path.iterdir()):
+        elif path.exists() and any(not _begun(e.name) for e in path.iterdir()):
             raise ArtifactError("the output exists and is no run", where=path, fix="choose another --out")
 
     def _resume(self) -> None:
-        old = read_manifest(self.path)
+        old = open_artifact(self.path, "run").manifest  # with every checkpoint that it names
         fault = differences(old, self._base)
         if fault:
             raise ConfigError(
@@ -123,16 +121,30 @@ class RunWriter:
                 where=self.path,
                 fix="run the command that began it, or choose another --out",
             )
-        self._kept = [w for w in old["weights"] if checkpoint_path(self.path, w["step"]).is_dir()]
+        self._kept = old["weights"]
         if self._kept:
             self.resumed_from = max(int(w["step"]) for w in self._kept)
         self.finished = old["status"] == "finished"
         self._base["seconds_before"] = old["statistics"].get("seconds", 0.0)
 
+    def checkpoint_to_resume(self) -> Path:
+        """The directory of the newest checkpoint, its files verified. Raises ArtifactError when one was changed."""
+        newest = max(self._kept, key=lambda w: int(w["step"]))
+        folder = checkpoint_path(self.path, newest["step"])
+        for name, digest in ((WEIGHTS, newest["sha256"]), (STATE, newest["state"])):
+            if sha256_file(folder / name) != digest:
+                raise ArtifactError(
+                    f"{name} was changed after it was written", where=folder, fix="begin the run again elsewhere"
+                )
+        return folder
+
     def begin(self) -> None:
         """Write the first manifest and config.yaml, and cut the metrics back to the checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path / CONFIG, self._config_text.encode())
+        named = {checkpoint_path(self.path, w["step"]) for w in self._kept}
+        for left in set((self.path / "checkpoints").glob("*")) - named:  # of a kill before the manifest named them
+            shutil.rmtree(left)
         cut_metrics(self.path / "metrics.jsonl", self.resumed_from or 0)
         self.seal("training", {})
 
@@ -148,7 +160,7 @@ class RunWriter:
     ) -> None:
         """Write a checkpoint, then the manifest that names it, then drop the oldest beyond `keep`."""
         written = write_checkpoint(self.path, step, nets, averaged, state)
-        entry = {"step": step, "sha256": sha256_file(written / WEIGHTS)}
+        entry = {"step": step, "sha256": sha256_file(written / WEIGHTS), "state": sha256_file(written / STATE)}
         self._kept = [*(w for w in self._kept if w["step"] != step), entry]
         dropped, self._kept = self._kept[:-keep], self._kept[-keep:]
         self.seal(status, statistics)
@@ -159,9 +171,10 @@ class RunWriter:
         """Rewrite the manifest atomically."""
         files = []
         for weights in self._kept:
-            file = checkpoint_path(self.path, weights["step"]) / WEIGHTS
-            relative = str(file.relative_to(self.path))
-            files.append({"path": relative, "bytes": file.stat().st_size, "sha256": weights["sha256"]})
+            for name, digest in ((WEIGHTS, weights["sha256"]), (STATE, weights["state"])):
+                file = checkpoint_path(self.path, weights["step"]) / name
+                relative = str(file.relative_to(self.path))
+                files.append({"path": relative, "bytes": file.stat().st_size, "sha256": digest})
         seconds = self._base.get("seconds_before", 0.0) + statistics.get("seconds", 0.0)
         manifest = {
             **{k: v for k, v in self._base.items() if k != "seconds_before"},
@@ -173,6 +186,12 @@ class RunWriter:
         }
         manifest["digest"] = digest_json([manifest["config"], manifest["weights"], manifest["trainable"]])
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+
+
+def identity(manifest: Mapping[str, Any]) -> str:
+    """What a run is whatever its step: trainable, config and inputs. Two runs of one identity have the same weights."""
+    config = {key: value for key, value in manifest["config"].items() if key != FREE_SECTION}
+    return digest_json([manifest["trainable"], config, sorted([i["role"], i["digest"]] for i in manifest["inputs"])])
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
@@ -217,5 +236,6 @@ def cut_metrics(file: Path, step: int) -> None:
     write_atomic(file, "".join(kept).encode())
 
 
-def run_artifact(path: Path) -> Artifact:
-    return open_artifact(path, "run")
+def _begun(name: str) -> bool:
+    """Is this a file of a run that was killed before its first manifest."""
+    return name in (".lock", CONFIG) or name.endswith(".tmp")

@@ -7,7 +7,7 @@ each process a contiguous slice. So resuming needs no state, and two processes s
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.errors import DataError
+from pipelines.errors import DataError, RgsError
 from pipelines.systems.base import Batch, Sampling, Sources, Trainable
 
 
@@ -71,20 +71,33 @@ class Examples(Dataset[dict[str, Any]]):
         rng = np.random.default_rng([self.seed, 2, draw.position])
         return self.trainable.example(draw.scene_id, self.sources, rng, draw.step)
 
+    def __getitems__(self, draws: Sequence[Draw]) -> list[dict[str, Any]] | RgsError:
+        """The examples of a batch, or why there are none: an error travels whole only as a value."""
+        try:
+            return [self[draw] for draw in draws]
+        except RgsError as error:
+            return error
+
+    def collate(self, made: list[dict[str, Any]] | RgsError) -> Batch | RgsError:
+        return made if isinstance(made, RgsError) else self.trainable.collate(made)
+
 
 def batches(examples: Examples, draws: Iterator[list[Draw]], workers: int, pin: bool = False) -> Iterator[Batch]:
-    """Collated batches in order, made by `workers` processes ahead of time."""
+    """Collated batches in order, made by `workers` processes ahead of time. Raises what making an example raised."""
     loader: DataLoader[dict[str, Any]] = DataLoader(
         examples,
         batch_sampler=_Given(draws),
         num_workers=workers,
-        collate_fn=examples.trainable.collate,
+        collate_fn=examples.collate,
         worker_init_fn=_start_worker,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator().manual_seed(0),
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, RgsError):
+            raise batch
+        yield batch
 
 
 def _start_worker(_: int) -> None:

@@ -13,7 +13,6 @@ from pipelines.bank.segments import (
     Decompose,
     Decomposition,
     decompose,
-    drop_segments,
     reframe,
     resize_owner,
     segment_boxes,
@@ -176,26 +175,6 @@ def scene() -> Decomposition:
     rng = np.random.default_rng(0)
     labels = rng.integers(-1, 4, (12, 14)).astype(np.int16)
     return decompose(labels, rng.integers(0, 9, (12, 14)).astype(np.int32), THINGS, ALL)
-
-
-def test_dropped_segments_leave_the_rest_as_it_was(scene: Decomposition) -> None:
-    kept = drop_segments(scene, 0.5, np.random.default_rng(1))
-    assert 0 < len(kept.segments) < len(scene.segments)
-    of_old = {s: i for i, s in enumerate(scene.segments)}
-    for i, segment in enumerate(kept.segments):
-        np.testing.assert_array_equal(kept.owner == i, scene.owner == of_old[segment])
-    assert (kept.owner >= 0).sum() == sum(s.area for s in kept.segments)
-
-
-def test_dropping_obeys_probability_and_scope(scene: Decomposition) -> None:
-    rng = np.random.default_rng(0)
-    assert drop_segments(scene, 0.0, rng).segments == scene.segments
-    assert drop_segments(scene, 1.0, rng).segments == ()
-    assert drop_segments(scene, 1.0, rng, "stuff").segments == tuple(s for s in scene.segments if s.thing)
-    shares = {len(drop_segments(scene, (0.0, 1.0), rng).segments) / len(scene.segments) for _ in range(60)}
-    assert min(shares) < 0.2 and max(shares) > 0.8
-    again = [drop_segments(scene, (0.1, 0.6), np.random.default_rng(5)).segments for _ in range(2)]
-    assert again[0] == again[1]
 
 
 @given(hnp.arrays(np.int32, shapes, elements=st.integers(-1, 5)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipelines.segment.segmenter import Segmenter, SegmenterConfig
 from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.train import config_of
-from pipelines.train.run import RunWriter
+from pipelines.train.run import RunWriter, identity
 
 SCHEMA = Schema(
     (
@@ -91,6 +91,7 @@ def make_samples(
     count: int = 4,
     variants: int = 1,
     trained_with: dict[str, str] | None = None,
+    teachers: dict[str, str] | None = None,
     run: Input | None = None,
     schema: Schema = SCHEMA,
 ) -> Path:
@@ -98,6 +99,7 @@ def make_samples(
         "schema": schema.to_json(),
         "system": "resail",
         "trained_with": trained_with or {},
+        "teachers": teachers or {},
         "count": count * variants,
     }
     inputs = [run] if run else []
@@ -123,9 +125,11 @@ def make_reference(folder: Path, count: int = 4, size: tuple[int, int] = SIZE) -
     return folder
 
 
-def make_judge(out: Path, *, schema: Schema = SCHEMA, status: str = "finished", seed: float = 0) -> Path:
+def make_judge(
+    out: Path, *, schema: Schema = SCHEMA, status: str = "finished", seed: float = 0, inputs: Sequence[Input] = ()
+) -> Path:
     config = config_of("segmenter").model_validate({"model": {"arch": "lraspp", "size": SIZE}})
-    writer = RunWriter(out, "segmenter", config, [], {"schema": schema.to_json(), "trained_with": {}})
+    writer = RunWriter(out, "segmenter", config, list(inputs), {"schema": schema.to_json(), "trained_with": {}})
     writer.begin()
     nets = Segmenter(SegmenterConfig(), SCHEMA).networks()
     with torch.no_grad():
@@ -383,6 +387,21 @@ def test_a_judge_that_helped_to_train_is_refused_or_named(tmp_path: Path) -> Non
     assert all(s["warning"] == "this judge helped to train what it judges" for s in report_of(artifact)["scores"])
     stranger = make_judge(tmp_path / "stranger", seed=0.01)
     evaluate.run(Evaluate(), samples=samples, reference=None, judge=stranger, out=tmp_path / "fair", device="cpu")
+
+
+def test_a_judge_is_known_by_its_run_and_by_what_it_grew_out_of(tmp_path: Path) -> None:
+    teacher = make_judge(tmp_path / "teacher", inputs=[Input("data", "photos", "d" * 64)])
+    known = {
+        "trained_with": {"segmenter": weights_digest(teacher)},
+        "teachers": {"segmenter": identity(open_artifact(teacher, "run").manifest)},
+    }
+    samples = make_samples(tmp_path / "x", **known)
+    later = make_judge(tmp_path / "later", seed=0.01, inputs=[Input("data", "elsewhere", "d" * 64)])
+    grown = make_judge(tmp_path / "grown", seed=0.02, inputs=[Input("init", "teacher", weights_digest(teacher), 7)])
+    for judge in (later, grown):  # other weights than those that taught, of the same run or begun with them
+        assert weights_digest(judge) not in known["trained_with"].values()
+        with pytest.raises(ConfigError, match="helped to train"):
+            evaluate.run(Evaluate(), samples=samples, reference=None, judge=judge, out=tmp_path / "r", device="cpu")
 
 
 def test_one_image_has_no_frechet_distance(tmp_path: Path) -> None:

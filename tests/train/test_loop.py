@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.errors import ArtifactError, ConfigError, NumericalError
+from pipelines.artifact import locked
+from pipelines.errors import ArtifactError, ConfigError, DataError, NumericalError
 from pipelines.systems.base import Sampling
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.loop import average
@@ -102,6 +104,65 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="is no run"):
         train_tiny(tmp_path, 3)
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_run_killed_before_its_first_manifest_begins_again(tmp_path: Path) -> None:
+    train_tiny(tmp_path / "x", 3)
+    for entry in ("manifest.json", "metrics.jsonl"):
+        (tmp_path / "x" / entry).unlink()
+    for folder in ("checkpoints", "samples"):
+        shutil.rmtree(tmp_path / "x" / folder)
+    for events in (tmp_path / "x").glob("events*"):
+        events.unlink()
+    (tmp_path / "x" / ".manifest.json.77.tmp").write_text("{")
+    train_tiny(tmp_path / "x", 3)
+    assert open_weights(tmp_path / "x").step == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated state", "changed state", "changed weights", "no checkpoint"])
+def test_a_damaged_checkpoint_is_not_resumed_from(tmp_path: Path, damage: str) -> None:
+    calls = iter([False, False, True])
+    train_tiny(tmp_path / "x", 6, stop=lambda: next(calls))
+    checkpoint = tmp_path / "x" / "checkpoints" / "step-0000003"
+    file = checkpoint / ("weights.safetensors" if damage == "changed weights" else "state.pt")
+    data = bytearray(file.read_bytes())
+    if damage == "truncated state":
+        file.write_bytes(data[:-1])
+    elif damage == "no checkpoint":
+        shutil.rmtree(checkpoint)
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    before = (tmp_path / "x" / "metrics.jsonl").read_text()
+    with pytest.raises(ArtifactError, match=r"is missing|bytes instead of|was changed after"):
+        train_tiny(tmp_path / "x", 6)
+    assert (tmp_path / "x" / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_worker_cannot_make_is_said_whole(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(DataError) as error:
+        train_tiny(tmp_path / "x", 6, broken="scene-4", workers=workers)
+    assert (error.value.what, error.value.where, error.value.fix) == ("no image", "scene-4", "add it")
+
+
+def test_the_lock_of_a_killed_writer_is_free_while_its_workers_live(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom pipelines.artifact import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0:\n        time.sleep(30)\n        os._exit(0)\n"
+        "    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), start_new_session=True)
+    try:
+        assert writer.stdout is not None and writer.stdout.readline() == b"held\n"
+        writer.kill()
+        writer.wait()
+        with locked(tmp_path):
+            pass
+    finally:
+        os.killpg(writer.pid, signal.SIGKILL)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

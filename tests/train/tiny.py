@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.config import Config
 from pipelines.data.scene import Category, Schema
+from pipelines.errors import DataError
 from pipelines.nn.layers.normalization import BatchNorm
 from pipelines.runtime import make_runtime
 from pipelines.systems.base import Adam, Batch, Frozen, Needs, Networks, Phase, Plan, Sampling, Sources, stack
@@ -32,6 +33,8 @@ class TinyConfig(Config):
     """Channels inside."""
     poison: int | None = None
     """A step whose loss is not a number."""
+    broken: str | None = None
+    """A scene that cannot be read."""
 
 
 class Tiny:
@@ -62,6 +65,8 @@ class Tiny:
         return Sampling([f"scene-{i}" for i in range(10)])
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
+        if scene_id == self.config.broken:
+            raise DataError("no image", where=scene_id, fix="add it")
         image = np.random.default_rng(int(scene_id[6:])).standard_normal((3, 8, 8)) + rng.standard_normal((3, 8, 8))
         return {"image": torch.from_numpy(image.astype(np.float32)), "id": scene_id}
 
@@ -90,6 +95,7 @@ def train_tiny(
     accumulate: int = 1,
     every: int = 3,
     poison: int | None = None,
+    broken: str | None = None,
     stop: Stop = lambda: False,
     workers: int = 0,
 ) -> dict[str, nn.Module]:
@@ -99,7 +105,10 @@ def train_tiny(
         model: TinyConfig
         train: LoopConfig
 
-    config = TinyRun(model=TinyConfig(poison=poison), train=LoopConfig(steps=steps, batch=batch, accumulate=accumulate))
+    config = TinyRun(
+        model=TinyConfig(poison=poison, broken=broken),
+        train=LoopConfig(steps=steps, batch=batch, accumulate=accumulate),
+    )
     log = LogConfig(every=1, samples_every=100, checkpoint_every=every, workers=workers)
     runtime = make_runtime("cpu", "fp32", 0)
     tiny = Tiny(config.model, SCHEMA)

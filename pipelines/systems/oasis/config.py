@@ -13,7 +13,7 @@ from pipelines.data.augment import Framing
 class OasisConfig(Config):
     """OASIS: networks, losses and schedule. The defaults are the published ones for 256x256."""
 
-    framing: Framing = Framing(load=286 / 256)
+    framing: Framing = Framing()
     """Size, crop and mirroring of training images."""
     channels: int = Field(64, ge=1)
     """Base width of the generator."""

@@ -26,7 +26,7 @@ class ResailWeights(Config):
 class ResailConfig(Config):
     """RESAIL: guidance, networks, losses and schedule. The defaults are the published ones for 256x256."""
 
-    framing: Framing = Framing(load=286 / 256)
+    framing: Framing = Framing()
     """Size, crop and mirroring of training images; guidance is composed at the loaded size."""
     retrieval: Literal["shape", "random", "none"] = "shape"
     """Guide F_r by the nearest shapes, by random pieces of the same class (an ablation), or by nothing."""

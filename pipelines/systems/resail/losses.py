@@ -30,7 +30,7 @@ def segmentation_loss(segmenter: nn.Module, fake: Tensor, labels: Tensor, classe
 
 def distorted_terms(
     fake_features: Features,
-    real_features: Features,
+    real_features: Features | None,
     fake: Tensor,
     real: Tensor,
     perceptual: nn.Module | None,
@@ -41,10 +41,9 @@ def distorted_terms(
     lambda_seg: float = 5.0,
 ) -> dict[str, Tensor]:
     """What the generator pays for F_d: hinge, feature matching, VGG and segmentation; None leaves a term out."""
-    terms = {
-        "g_gan_distorted": hinge_generator(logits_of(fake_features)),
-        "g_feature_distorted": lambda_feature * feature_matching(fake_features, real_features),
-    }
+    terms = {"g_gan_distorted": hinge_generator(logits_of(fake_features))}
+    if real_features is not None:
+        terms["g_feature_distorted"] = lambda_feature * feature_matching(fake_features, real_features)
     if perceptual is not None:
         terms["g_vgg_distorted"] = lambda_vgg * perceptual(fake, real)
     if segmentation is not None:

@@ -31,6 +31,19 @@ def decompose_like(bank: Bank, labels: np.ndarray, instances: np.ndarray | None,
     return decompose(labels, instances, schema.things, settings)
 
 
+def scenes_of_bank(bank: Bank, scene_ids: Sequence[str]) -> list[str]:
+    """The scenes that the bank has, without those that it lists as unusable.
+
+    Raises ArtifactError when it neither has nor lists one.
+    """
+    known = {source.id for source in bank.source_table}
+    unusable = {str(entry["id"]) for entry in bank.artifact.statistics["bad"]}
+    for scene_id in scene_ids:
+        if scene_id not in known and scene_id not in unusable:
+            raise _other_data(bank, "lacks", scene_id)
+    return [scene_id for scene_id in scene_ids if scene_id in known]
+
+
 def rows_of_scene(bank: Bank, scene_id: str, parts: Decomposition) -> np.ndarray:
     """(n,) the bank rows of a training scene's segments. Raises ArtifactError when the bank was cut from other data."""
     rows = bank.rows_of_source(scene_id)
@@ -39,13 +52,16 @@ def rows_of_scene(bank: Bank, scene_id: str, parts: Decomposition) -> np.ndarray
         for row, segment in zip(rows, parts.segments, strict=True)
     )
     if not same:
-        reason = "lacks" if not len(rows) else "holds other segments of"
-        raise ArtifactError(
-            f"the bank {reason} the training scene {scene_id}",
-            where=bank.path,
-            fix="build the bank from the split that is trained on, and its index after it",
-        )
+        raise _other_data(bank, "holds other segments of", scene_id)
     return rows
+
+
+def _other_data(bank: Bank, how: str, scene_id: str) -> ArtifactError:
+    return ArtifactError(
+        f"the bank {how} the training scene {scene_id}",
+        where=bank.path,
+        fix="build the bank from the split that is trained on, and its index after it",
+    )
 
 
 def excluded(bank: Bank, item: LayoutItem) -> np.ndarray:

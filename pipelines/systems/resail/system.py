@@ -60,6 +60,7 @@ from pipelines.systems.resail.retrieval import (
     piece_of,
     random_rows,
     rows_of_scene,
+    scenes_of_bank,
     search_rows,
 )
 
@@ -133,7 +134,9 @@ class Resail:
         return {"G": init_weights(generator), "D": init_weights(discriminator)}
 
     def sampling(self, sources: Sources) -> Sampling:
-        return Sampling([record.id for record in sources.records])
+        """The scenes that the bank was cut from; those that it lists as unusable are left out."""
+        assert sources.bank is not None
+        return Sampling(scenes_of_bank(sources.bank, [record.id for record in sources.records]))
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
         assert sources.bank is not None
@@ -201,8 +204,10 @@ class Resail:
             if branch == "retrieved":
                 terms |= retrieved_terms(features, segmentation, lambda_seg=weights.segmentation)
                 continue
-            with torch.no_grad():
-                real_features = nets["D"](torch.cat([labels, real], 1))
+            real_features = None
+            if weights.feature:
+                with torch.no_grad():
+                    real_features = nets["D"](torch.cat([labels, real], 1))
             terms |= distorted_terms(
                 features,
                 real_features,

@@ -25,7 +25,7 @@ class SpadeWeights(Config):
 class SpadeConfig(Config):
     """SPADE: networks, losses and schedule. The defaults are the published ones for 256x256."""
 
-    framing: Framing = Framing(load=286 / 256)
+    framing: Framing = Framing()
     """Size, crop and mirroring of training images."""
     ngf: int = Field(64, ge=1)
     """Base width of the generator."""

@@ -17,7 +17,7 @@ def discriminator_terms(fake: Features, real: Features) -> dict[str, Tensor]:
 
 def generator_terms(
     fake_features: Features,
-    real_features: Features,
+    real_features: Features | None,
     fake: Tensor,
     real: Tensor,
     perceptual: nn.Module | None,
@@ -25,11 +25,10 @@ def generator_terms(
     lambda_feature: float = 10.0,
     lambda_vgg: float = 10.0,
 ) -> dict[str, Tensor]:
-    """Hinge loss, feature matching and, unless perceptual is None, the VGG loss of images (n, 3, h, w)."""
-    terms = {
-        "g_gan": hinge_generator(logits_of(fake_features)),
-        "g_feature": lambda_feature * feature_matching(fake_features, real_features),
-    }
+    """Hinge loss, feature matching and the VGG loss of images (n, 3, h, w); None leaves one of the latter out."""
+    terms = {"g_gan": hinge_generator(logits_of(fake_features))}
+    if real_features is not None:
+        terms["g_feature"] = lambda_feature * feature_matching(fake_features, real_features)
     if perceptual is not None:
         terms["g_vgg"] = lambda_vgg * perceptual(fake, real)
     return terms

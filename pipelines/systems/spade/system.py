@@ -112,8 +112,10 @@ class Spade:
         memo["fake"] = fake.detach()
         weights = self.config.weights
         fake_features = nets["D"](torch.cat([labels, fake], 1))
-        with torch.no_grad():
-            real_features = nets["D"](torch.cat([labels, real], 1))
+        real_features = None
+        if weights.feature:
+            with torch.no_grad():
+                real_features = nets["D"](torch.cat([labels, real], 1))
         terms = generator_terms(
             fake_features,
             real_features,
@@ -123,7 +125,7 @@ class Spade:
             lambda_feature=weights.feature,
             lambda_vgg=weights.perceptual,
         )
-        if code is not None:
+        if code is not None and weights.kl:
             terms["kl"] = weights.kl * kl_divergence(*code)
         return terms
 
