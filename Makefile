@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	touch $(STAMP)
 
 quickstart: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart.sh $(or $(OUT),work/quickstart)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/quickstart.sh $(or $(OUT),out/quickstart)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -37,4 +37,4 @@ examples: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/run-all.sh
 
 clean:
-	rm -rf $(VENV) work build dist *.egg-info
+	rm -rf $(VENV) out build dist *.egg-info

@@ -2,7 +2,7 @@
 # One generator, other pieces: leave a source out of the bank, or guide by a bank that the generator never saw.
 # Usage: another-bank.sh [DIR]
 set -euo pipefail
-out="${1:-work/another-bank}"
+out="${1:-out/another-bank}"
 here="$(cd "$(dirname "$0")" && pwd)"
 bash "$here/photos.sh" "$out" >/dev/null
 

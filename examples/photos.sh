@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The same chain on your own photos: photos.sh DIR [DATASET [SIZE [STEPS]]], for instance on a folder in the layout of
 # the README, or COCO, ADE20K or Cityscapes. Stop it and start it again as you like: every stage goes on where it was.
-#   examples/photos.sh work/facades  ../photos/cmp_facades  64 1500
-#   examples/photos.sh work/camvid   ../photos/camvid      128 3000
+#   examples/photos.sh out/facades  ../photos/cmp_facades  64 1500
+#   examples/photos.sh out/camvid   ../photos/camvid      128 3000
 # Without a dataset it takes a tiny toy town and trains just long enough to show that it runs.
 set -euo pipefail
-out="${1:-work/photos}"
+out="${1:-out/photos}"
 data="${2:-}"
 size="${3:-64}"
 steps="${4:-8}"

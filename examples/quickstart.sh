@@ -2,7 +2,7 @@
 # The whole main job on the toy town: photos -> bank -> index -> generator -> images -> report.
 # Usage: quickstart.sh [DIR]   (about 8 minutes on two CPU cores; stop and start it again as you like)
 set -euo pipefail
-out="${1:-work/quickstart}"
+out="${1:-out/quickstart}"
 mkdir -p "$out"
 cd "$out"
 
