@@ -57,6 +57,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = subprocess.Popen([sys.executable, str(SCRIPT), str(out), "8", "slowly"], env=environment())
@@ -78,6 +79,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
     assert_equal_runs(tmp_path / "a", tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_on_the_joined_batch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / "one"), "4"], env=environment(), check=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
