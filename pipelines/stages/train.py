@@ -239,14 +239,16 @@ def plan(name: str, config: Any, given: Given, out: Path) -> dict[str, Any]:
     prepared = prepare(name, config, given, out)
     nets = find_trainable(name)(config.model, prepared.schema).networks()
     parameters = {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()}
-    copies = {n: 3 + (n in prepared.plan.averaged) for n in nets}  # the weights and Adam's two moments
+    stored = {n: sum(t.numel() * t.element_size() for t in net.state_dict().values()) for n, net in nets.items()}
+    weights = sum(size * (1 + (n in prepared.plan.averaged)) for n, size in stored.items())
+    moments = 2 * 4 * sum(parameters.values())  # of Adam
     return {
         "trains": name,
         "config": config.model_dump(mode="json"),
         "inputs": [i.to_json() for i in prepared.inputs],
         "scenes": len(prepared.sources.records),
         "parameters": parameters,
-        "bytes_per_checkpoint": sum(4 * parameters[n] * copies[n] for n in nets),
+        "bytes_per_checkpoint": weights + moments,
         "checkpoints_kept": config.log.keep,
         "out": str(out),
     }
