@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole main job on the toy town: photos -> bank -> index -> generator -> images -> report.
-# Usage: quickstart.sh [DIR]   (about 8 minutes on two CPU cores; stop and start it again as you like)
+# Usage: quickstart.sh [DIR]   (about 7 minutes on two CPU cores; stop and start it again as you like)
 set -euo pipefail
 out="${1:-out/quickstart}"
 mkdir -p "$out"
