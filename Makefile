@@ -25,7 +25,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not real"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not real"
 
 test: $(STAMP)
 	$(BIN)/ruff check .

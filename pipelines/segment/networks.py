@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Literal
 
 import torch
@@ -17,14 +16,14 @@ from pipelines.nn.reduce import world_size
 Architecture = Literal["unet", "deeplabv3", "lraspp"]
 
 
-class SegmenterNet(nn.Module, ABC):
+class SegmenterNet(nn.Module):
     """What every architecture gives. images: (n, 3, h, w) in [-1, 1]. `feature_size` is d of the features."""
 
     feature_size: int
 
-    @abstractmethod
     def last(self) -> nn.Module:
         """The 1x1 convolution that turns the penultimate map (n, d, ., .) into logits."""
+        raise NotImplementedError
 
     def logits_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (n, classes, h, w) and features (n, d) of one pass: the penultimate map averaged over all pixels."""
