@@ -1,8 +1,26 @@
-"""Which piece fed which pixel: an index image and one record per piece."""
+"""Which piece fed which pixel: an index image, a record per piece, and per output a line of provenance.jsonl.
+
+A line, as written by `output_record`:
+
+    name        of the output: images/NAME.png; its index image is provenance/NAME.png
+    size        [h, w] in pixels
+    retrieval   how the pieces were found: «shape», «random», «none» (no guidance), «oracle» (not from the bank: the
+                layout's own photo was the guidance, so there are no pieces)
+    covered     share of the pixels that pieces of the bank fed; the rest had a blank guidance
+    sources     what one needs for an attribution: the images of the bank that fed at least one pixel, most first, each
+                with source, licence, pixels, share (of the output's pixels), pieces, categories
+    pieces      every piece that was placed, in the order of their index: index (its value in the index image), segment,
+                category, box ([x, y, w, h] of the segment in the layout), bank_row, id (stable), source, licence,
+                rank and score (null where no index was searched), pixels (0 where other pieces hide it)
+
+It tells what guided each output, exactly. What the generator's weights learned from is in the manifest of the run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +36,7 @@ class Origin:
     """Where a retrieved piece comes from. row, id: in the bank. source: the scene it was cut from.
 
     licence: of that scene. rank: its place among the neighbors, 1 is the best. score: under the index.
+    Where no index was searched they are 0 and infinite.
     """
 
     row: int
@@ -50,6 +69,7 @@ def provenance(
         assert origin is not None
         records.append(
             {
+                "index": k,
                 "segment": i,
                 "category": names[segment.category],
                 "box": list(segment.box),
@@ -57,9 +77,57 @@ def provenance(
                 "id": origin.id,
                 "source": origin.source,
                 "licence": origin.licence,
-                "rank": origin.rank,
-                "score": origin.score,
+                "rank": origin.rank or None,
+                "score": origin.score if math.isfinite(origin.score) else None,
                 "pixels": int(pixels[k]),
             }
         )
     return index, records
+
+
+def output_record(name: str, retrieval: str, index: np.ndarray, pieces: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The line of provenance.jsonl of one output: its pieces, and their sources summed up (see the module)."""
+    sources = by_source(pieces, index.size)
+    return {
+        "name": name,
+        "size": list(index.shape),
+        "retrieval": retrieval,
+        "covered": share(sum(source["pixels"] for source in sources), index.size),
+        "sources": sources,
+        "pieces": list(pieces),
+    }
+
+
+def by_source(pieces: Iterable[Mapping[str, Any]], total: int) -> list[dict[str, Any]]:
+    """The pieces that fed pixels, summed up by source, most pixels first. total: the pixels that shares are of."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for piece in pieces:
+        if piece["pixels"]:
+            groups.setdefault(piece["source"], []).append(piece)
+    rows = []
+    for source, group in groups.items():
+        pixels = sum(piece["pixels"] for piece in group)
+        rows.append(
+            {
+                "source": source,
+                "licence": group[0]["licence"],
+                "pixels": pixels,
+                "share": share(pixels, total),
+                "pieces": len(group),
+                "categories": by_pixels((piece["category"], piece["pixels"]) for piece in group),
+            }
+        )
+    return sorted(rows, key=lambda row: (-row["pixels"], row["source"]))
+
+
+def by_pixels(counts: Iterable[tuple[str, int]]) -> list[str]:
+    """Names, those with the most pixels first. counts: (name, pixels), a name as often as it likes."""
+    totals: Counter[str] = Counter()
+    for name, pixels in counts:
+        totals[name] += pixels
+    return sorted(totals, key=lambda name: (-totals[name], name))
+
+
+def share(pixels: int, total: int) -> float:
+    """A fraction in six digits, a millionth of an image being less than a pixel of most."""
+    return round(pixels / total, 6)

@@ -1,4 +1,4 @@
-"""rgs synthesize: from layouts to images, with guidance, provenance and a contact sheet.
+"""rgs synthesize: from layouts to images, with guidance, provenance (as records and as pictures) and a contact sheet.
 
 No dataset is needed: a run knows its classes. `--data` names a dataset instead of layouts, for its instance maps, its
 photos (oracle retrieval) and its groups (what may not be retrieved).
@@ -31,6 +31,8 @@ from pipelines.artifact import (
     writing,
 )
 from pipelines.bank.bank import Bank
+from pipelines.compose.attribution import attribution_picture, write_picture
+from pipelines.compose.provenance import output_record
 from pipelines.config import Config, Layer, resolve
 from pipelines.data.augment import Size
 from pipelines.data.digest import dataset_digest
@@ -52,6 +54,8 @@ from pipelines.train.log import to_uint8
 from pipelines.train.run import parse_reference
 
 SHEET_ROWS = 12
+OF_GUIDANCE = ("guidance", "provenance", "attribution")
+"""The folders that only systems with guidance fill."""
 
 
 class Synthesize(Config):
@@ -75,6 +79,8 @@ class Synthesize(Config):
     """With a folder of instance maps: how they number things."""
     exclude: Literal["none", "source", "group"] = "none"
     """With a dataset: bank pieces of the same image, or of the same group, are not retrieved."""
+    pictures: bool = True
+    """Where pieces were retrieved: also draw which source fed which pixels, attribution/NAME.jpg."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the system may be asked; `rgs show system NAME` lists it."""
 
@@ -124,13 +130,13 @@ def run(
         written: list[dict[str, Any]] = []
         lines: list[dict[str, Any]] = []
         rows: list[list[np.ndarray]] = []
-        for name in ("images", "layouts", "guidance", "provenance"):
+        for name in ("images", "layouts", *OF_GUIDANCE):
             (folder / name).mkdir(exist_ok=True)
         items = _items(config, requested, opened, notes)
         for batch in _same_size(items, config.batch):
             synthesis = _synthesize(config, opened, batch, where)
             for k, item in enumerate(batch):
-                entry, record, row = _write(folder, opened.loaded.schema, item, config.num, synthesis, k)
+                entry, record, row = _write(folder, config, opened, item, synthesis, k)
                 written.append(entry)
                 if len(rows) < SHEET_ROWS:
                     rows.append(row)
@@ -140,7 +146,7 @@ def run(
         _write_jsonl(folder / "samples.jsonl", written)
         if lines:
             _write_jsonl(folder / "provenance.jsonl", lines)
-        for name in ("guidance", "provenance"):
+        for name in OF_GUIDANCE:
             if not any((folder / name).iterdir()):
                 (folder / name).rmdir()
         columns = ["layout", "guidance", "output"] if len(rows[0]) == 3 else ["layout", "output"]
@@ -174,6 +180,7 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
             f"this is a run of {loaded.name}, which makes no images", where=path, fix="name a generator"
         )
     kind = find_system(loaded.name)
+    loaded.nets["G"]  # an imported run says here, before anything is written, that it holds another network alone
     options = resolve(kind.Options, [Layer("the synthesis options", config.options)])
     inputs = [loaded.weights.as_input("run", home)]
     needs = kind.plan(loaded.config, loaded.schema, 1).synthesize
@@ -331,10 +338,11 @@ def _synthesize(config: Synthesize, opened: Opened, items: list[LayoutItem], dev
 
 
 def _write(
-    folder: Path, schema: Schema, item: LayoutItem, num: int, synthesis: Synthesis, k: int
+    folder: Path, config: Synthesize, opened: Opened, item: LayoutItem, synthesis: Synthesis, k: int
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[np.ndarray]]:
     """Write the files of one image; its lines of samples.jsonl and provenance.jsonl, its contact sheet row."""
-    name = item.name if num == 1 else f"{item.name}-{item.variant + 1}"
+    schema = opened.loaded.schema
+    name = item.name if config.num == 1 else f"{item.name}-{item.variant + 1}"
     entry: dict[str, Any] = {"name": name, "source": item.name, "variant": item.variant, "guidance": None}
     image, labels = to_uint8(synthesis.images[k : k + 1])[0], item.sized_labels
     row = [paint_labels(labels, schema)]
@@ -345,15 +353,18 @@ def _write(
 
     entry["image"] = write("images", image)
     entry["layout"] = write("layouts", label_ids(labels, schema))
+    record = None
     if synthesis.guidance is not None:
         guidance = to_uint8(synthesis.guidance[k : k + 1])[0]
         entry["guidance"] = write("guidance", guidance)
         row.append(guidance)
-    record = None
-    if synthesis.provenance is not None:
-        index, pieces = synthesis.provenance[k]
-        entry["provenance"] = write("provenance", index)
-        record = {"name": name, "pieces": pieces}
+        if synthesis.provenance is not None:
+            index, pieces = synthesis.provenance[k]
+            entry["provenance"] = write("provenance", index)
+            record = output_record(name, getattr(opened.options, "retrieval", "shape"), index, pieces)
+            if config.pictures and pieces:
+                entry["attribution"] = f"attribution/{name}.jpg"
+                write_picture(folder / entry["attribution"], attribution_picture(guidance, image, index, record))
     return entry, record, [*row, image]
 
 

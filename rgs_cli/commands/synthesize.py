@@ -39,6 +39,10 @@ def synthesize(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw depends on it.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Layouts that pass together.")] = None,
+    pictures: Annotated[
+        bool | None,
+        typer.Option("--pictures/--no-pictures", help="Draw what fed which pixels.  [default: yes]"),
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     device: Device = "auto",
@@ -60,6 +64,7 @@ def synthesize(
         "num": num,
         "seed": seed,
         "batch": batch,
+        "pictures": pictures,
         "size": size if size in (None, "layout", "run") else list(parse_size(size)),
         "options.retrieval": retrieval,
     }

@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines.bank.segments import Decomposition, Segment
 from pipelines.compose.guidance import Guidance
-from pipelines.compose.provenance import Origin, provenance
+from pipelines.compose.provenance import Origin, by_source, output_record, provenance
 from pipelines.errors import DataError
 
 
@@ -31,6 +33,7 @@ def test_index_and_records() -> None:
     assert index.tolist() == [[1, 1, 0], [3, 1, 3]]
     assert json.loads(json.dumps(records)) == [
         {
+            "index": 1,
             "segment": 0,
             "category": "wall",
             "box": [0, 0, 1, 1],
@@ -43,6 +46,7 @@ def test_index_and_records() -> None:
             "pixels": 3,
         },
         {
+            "index": 2,
             "segment": 2,
             "category": "wall",
             "box": [2, 0, 1, 1],
@@ -55,6 +59,7 @@ def test_index_and_records() -> None:
             "pixels": 0,
         },
         {
+            "index": 3,
             "segment": 3,
             "category": "door",
             "box": [3, 0, 1, 1],
@@ -67,6 +72,14 @@ def test_index_and_records() -> None:
             "pixels": 2,
         },
     ]
+
+
+def test_where_no_index_was_searched_rank_and_score_are_null() -> None:
+    d = Decomposition(np.zeros((1, 2), np.int32), segments(1))
+    origins = [Origin(3, "a", "train/1", "", 0, float("inf"))]
+    _, records = provenance(Guidance(np.zeros((1, 2, 3), np.uint8), d.owner), d, origins, ["wall", "door"])
+    text = json.dumps(records, allow_nan=False)  # «Infinity» is no JSON
+    assert json.loads(text)[0]["rank"] is None and json.loads(text)[0]["score"] is None
 
 
 def test_nothing_placed() -> None:
@@ -83,3 +96,35 @@ def test_too_many_pieces_for_sixteen_bits() -> None:
         provenance(
             Guidance(np.zeros((1, 1, 3), np.uint8), owner), Decomposition(owner, segments(n)), [origin] * n, ["x"] * 2
         )
+
+
+def piece(source: str, pixels: int, category: str = "wall", licence: str = "CC0") -> dict[str, object]:
+    return {"source": source, "licence": licence, "pixels": pixels, "category": category}
+
+
+def test_the_line_of_an_output_sums_up_its_sources() -> None:
+    pieces = [piece("a", 1), piece("b", 4, "door", ""), piece("a", 2, "door"), piece("hidden", 0), piece("c", 3)]
+    record = output_record("x", "shape", np.zeros((4, 5), np.uint16), pieces)
+    assert json.loads(json.dumps(record)) == {
+        "name": "x",
+        "size": [4, 5],
+        "retrieval": "shape",
+        "covered": 0.5,
+        "sources": [
+            {"source": "b", "licence": "", "pixels": 4, "share": 0.2, "pieces": 1, "categories": ["door"]},
+            {"source": "a", "licence": "CC0", "pixels": 3, "share": 0.15, "pieces": 2, "categories": ["door", "wall"]},
+            {"source": "c", "licence": "CC0", "pixels": 3, "share": 0.15, "pieces": 1, "categories": ["wall"]},
+        ],
+        "pieces": pieces,
+    }
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdé"), st.integers(0, 50), st.sampled_from("xyz"))))
+def test_no_pixel_is_lost_or_counted_twice(drawn: list[tuple[str, int, str]]) -> None:
+    rows = by_source([piece(s, n, c) for s, n, c in drawn], 10_000)
+    assert {row["source"] for row in rows} == {s for s, n, _ in drawn if n}
+    assert sum(row["pixels"] for row in rows) == sum(n for _, n, _ in drawn)
+    assert sum(row["pieces"] for row in rows) == sum(n > 0 for _, n, _ in drawn)
+    assert [row["pixels"] for row in rows] == sorted((row["pixels"] for row in rows), reverse=True)
+    for row in rows:
+        assert set(row["categories"]) == {c for s, n, c in drawn if s == row["source"] and n}

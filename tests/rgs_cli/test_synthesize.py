@@ -191,7 +191,9 @@ def test_instances_may_be_given(generator: Path, layouts: list[Path], town: Path
     told = succeed(*words, "-o", tmp_path / "with", "--instances", town / "val" / "inst")
     assert "connected components" not in told.err
     succeed("synthesize", generator, "--data", town, "--split", "val", "-o", tmp_path / "data", *CPU)
-    assert images(tmp_path / "data")[layouts[0].name] == images(tmp_path / "with")[layouts[0].name]
+    # alone or beside others in a batch an image is the same to rounding: which neighborhoods are distinct is shared
+    alone, beside = (cv2.imread(str(tmp_path / out / "images" / layouts[0].name)) for out in ("with", "data"))
+    assert np.abs(alone.astype(int) - beside).max() <= 1
     said = fails(3, *words, "-o", tmp_path / "x", "--instances", tmp_path / "data")
     assert "has no instance map" in said
 
