@@ -1,6 +1,8 @@
 # make quickstart   the whole main job on the toy town, ending with the path of a report
 # make check        lint, types and the quick tests, under two minutes
-# make test         everything that CI runs
+# make test         lint, types and all tests
+# make examples     every example on the toy town
+# make smoke        every benchmark and claim table for seconds
 # Needs Python 3.11 or newer and make; everything else is installed into .venv.
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install quickstart check test examples clean
+.PHONY: install quickstart check test examples smoke clean
 
 install: $(STAMP)
 
@@ -35,6 +37,9 @@ test: $(STAMP)
 
 examples: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/run-all.sh
+
+smoke: $(STAMP)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash benchmarks/smoke.sh
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

@@ -52,7 +52,9 @@ def train(
         module.to(runtime.device)
     averaged = {name: deepcopy(nets[name]).requires_grad_(False) for name in plan.averaged}
     optimizers = {
-        name: torch.optim.Adam(nets[name].parameters(), lr=0.0, betas=adam.betas, weight_decay=adam.weight_decay)
+        name: torch.optim.Adam(
+            nets[name].parameters(), lr=0.0, betas=adam.betas, weight_decay=adam.weight_decay, fused=True
+        )
         for name, adam in plan.optimizers.items()
     }
     start = run.resumed_from or 0
@@ -64,7 +66,8 @@ def train(
     loader = batches(examples, mine, log_config.workers, runtime.device.type == "cuda")
     preview = _preview_batch(examples, order, runtime)
     log = Log(run.path, run.resumed_from) if runtime.rank == 0 else None
-    began = saved_at = time.monotonic()
+    began, cpu_began = time.monotonic(), time.process_time()
+    saved_at = began
     window, window_step = began, start
     step = start
     sums: dict[str, Tensor] = {}
@@ -100,7 +103,8 @@ def train(
         if log is not None and (done or late or step % log_config.checkpoint_every == 0):
             status = "finished" if step == config.steps else "stopped" if stopping else "training"
             state = {"step": step, "optimizers": {name: o.state_dict() for name, o in optimizers.items()}}
-            statistics = {"seconds": time.monotonic() - began, "threads": torch.get_num_threads()}
+            spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
+            statistics = {**spent, "threads": torch.get_num_threads()}
             run.checkpoint(step, nets, averaged, state, log_config.keep, status, statistics)
             saved_at = time.monotonic()
         if stopping:

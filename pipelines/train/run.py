@@ -25,6 +25,7 @@ from pipelines.artifact import (
     command_line,
     digest_json,
     environment,
+    manifest_digest,
     open_artifact,
     relative_path,
     sha256_file,
@@ -37,6 +38,9 @@ from pipelines.train.checkpoint import STATE, WEIGHTS, checkpoint_path, write_ch
 
 FREE_SECTION = "log"
 """The part of a training config that may change between a run and its resumption."""
+
+SPENT = ("seconds", "cpu_seconds")
+"""Statistics that add up over interruptions."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class RunWriter:
             **facts,
         }
         self._kept: list[dict[str, Any]] = []
+        self._spent = dict.fromkeys(SPENT, 0.0)  # by what this run goes on from
         self._config_text = dump_yaml(config)
         if (path / MANIFEST).is_file():
             self._resume()
@@ -125,7 +130,7 @@ class RunWriter:
         if self._kept:
             self.resumed_from = max(int(w["step"]) for w in self._kept)
         self.finished = old["status"] == "finished"
-        self._base["seconds_before"] = old["statistics"].get("seconds", 0.0)
+        self._spent = {key: float(old["statistics"].get(key, 0.0)) for key in SPENT}
 
     def checkpoint_to_resume(self) -> Path:
         """The directory of the newest checkpoint, its files verified. Raises ArtifactError when one was changed."""
@@ -175,16 +180,16 @@ class RunWriter:
                 file = checkpoint_path(self.path, weights["step"]) / name
                 relative = str(file.relative_to(self.path))
                 files.append({"path": relative, "bytes": file.stat().st_size, "sha256": digest})
-        seconds = self._base.get("seconds_before", 0.0) + statistics.get("seconds", 0.0)
+        spent = {key: round(before + statistics.get(key, 0.0), 3) for key, before in self._spent.items()}
         manifest = {
-            **{k: v for k, v in self._base.items() if k != "seconds_before"},
+            **self._base,
             "status": status,
             "step": self._kept[-1]["step"] if self._kept else 0,
             "weights": self._kept,
             "files": files,
-            "statistics": {**statistics, "seconds": round(seconds, 3)},
+            "statistics": {**statistics, **spent},
         }
-        manifest["digest"] = digest_json([manifest["config"], manifest["weights"], manifest["trainable"]])
+        manifest["digest"] = manifest_digest(manifest)
         write_atomic(self.path / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
