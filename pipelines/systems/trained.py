@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import nn
 
 from pipelines.data.scene import Schema
@@ -62,8 +63,15 @@ def load_networks(
     weights = open_weights(path, step, trainable)
     name = str(weights.manifest["trainable"])
     kind = find_trainable(name)
-    schema = Schema.from_json(weights.manifest["schema"])
-    config = kind.Config.model_validate(weights.manifest["config"]["model"])
+    schema = Schema.from_json(weights.manifest.get("schema", {}))
+    try:
+        config = kind.Config.model_validate(weights.manifest["config"]["model"])
+    except (KeyError, ValidationError) as error:
+        raise ArtifactError(
+            f"the run has a config of {name} that this rgs does not understand: {error}",
+            where=path,
+            fix="use the rgs that trained it, or upgrade rgs",
+        ) from error
     built = kind(config, schema)
     tensors = read_weights(weights.file)
     imported = weights.manifest.get("imported")

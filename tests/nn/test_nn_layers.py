@@ -37,11 +37,11 @@ def test_spectral_weight_has_norm_one(shape):
 @pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
 def test_spectral_norm_equals_torch_while_training():
     torch.manual_seed(0)
-    ours = SpectralConv2d(4, 6, 3, padding=1)
-    theirs = nn.utils.spectral_norm(nn.Conv2d(4, 6, 3, padding=1))
+    ours = SpectralConv2d(4, 6, 3, padding=1).double()
+    theirs = nn.utils.spectral_norm(nn.Conv2d(4, 6, 3, padding=1)).double()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
     theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(2, 4, 5, 5)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
     for step in range(3):
         a, b = ours(x), theirs(x)
         torch.testing.assert_close(a, b)

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from pipelines.nn.layers.neighborhoods import Neighborhoods
 from pipelines.nn.reduce import differentiable_all_reduce_sum, world_size
 
 EPS = 1e-5
 
 ParameterFree = Literal["batch", "instance", "group"]
-Maps = Mapping[str, Tensor]
-"""The conditions at the size of a feature map, by name: (n, channels, h, w) each."""
+
+
+class Maps(TypedDict, total=False):
+    """The conditions of a generator at the size of a feature map: those that its norms read."""
+
+    labels: Tensor
+    """(n, channels, h, w)."""
+    neighborhoods: Neighborhoods | None
+    """The distinct neighborhoods of `labels`, where they are few."""
+    guidance: Tensor
+    """(n, 3, h, w)."""
+    labels_and_guidance: Tensor
+    """cat(labels, guidance)."""
+    label_patch: Tensor
+    """(n, channels, 3, 3): what the style parameters of RESAIL see of the labels."""
+    styles: Tensor
+    """(n, channels, style): a vector for each class, in SEAN+."""
+    present: Tensor
+    """(n, channels, 1): whether an image has the class."""
 
 
 class BatchNorm(nn.Module):
@@ -83,7 +101,47 @@ def parameter_free(kind: ParameterFree, features: int) -> nn.Module:
     return nn.GroupNorm(math.gcd(32, features, max(1, features // 8)), features, eps=EPS, affine=False)
 
 
-class Spade(nn.Module):
+class Modulation(nn.Module):
+    """norm(h) (1 + gamma) + beta; a subclass says what gamma and beta are.
+
+    features: channels of h. checkpointing: gamma and beta are computed again in the backward pass instead of kept.
+    """
+
+    checkpointing = False
+
+    def __init__(self, features: int, norm: ParameterFree) -> None:
+        super().__init__()
+        self.param_free_norm = parameter_free(norm, features)
+
+    def modulation(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """1 + gamma and beta, each (n, features, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, h: Tensor, maps: Maps) -> Tensor:
+        normalized = self.param_free_norm(h)  # outside of what is computed twice: it moves its statistics
+        if self.checkpointing and torch.is_grad_enabled():
+            output = checkpoint(self.modulate, normalized, maps, use_reentrant=False, preserve_rng_state=False)
+            assert isinstance(output, Tensor)
+            return output
+        return self.modulate(normalized, maps)
+
+    def modulate(self, normalized: Tensor, maps: Maps) -> Tensor:
+        scale, shift = self.modulation(maps)
+        return torch.addcmul(shift, normalized, scale)
+
+
+def label_heads(maps: Maps, shared: nn.Conv2d, weight: Tensor, bias: Tensor) -> Tensor:
+    """conv(relu(shared(labels))) with a weight (outputs, hidden, k, k): (n, outputs, h, w).
+
+    By the distinct neighborhoods of the labels where they are few, and otherwise by convolutions.
+    """
+    distinct = maps.get("neighborhoods")
+    if distinct is None or shared.kernel_size != (3, 3) or weight.shape[2:] != (3, 3):
+        return F.conv2d(F.relu(shared(maps["labels"])), weight, bias, padding=weight.shape[-1] // 2)
+    return distinct.convolve(shared.weight, shared.bias, weight, bias)
+
+
+class Spade(Modulation):
     """SPADE: norm(h) (1 + gamma(m)) + beta(m), with gamma and beta convolved from a map m at the size of h.
 
     features: channels of h. channels: channels of m. reads: which of the maps m is.
@@ -97,21 +155,31 @@ class Spade(nn.Module):
         hidden: int = 128,
         kernel: int = 3,
         norm: ParameterFree = "batch",
-        reads: str = "labels",
+        reads: Literal["labels", "labels_and_guidance"] = "labels",
     ) -> None:
-        super().__init__()
-        self.reads = reads
-        self.param_free_norm = parameter_free(norm, features)
+        super().__init__(features, norm)
+        self.reads: Literal["labels", "labels_and_guidance"] = reads
         pad = kernel // 2
         self.mlp_shared = nn.Sequential(nn.Conv2d(channels, hidden, kernel, padding=pad), nn.ReLU())
         self.mlp_gamma = nn.Conv2d(hidden, features, kernel, padding=pad)
         self.mlp_beta = nn.Conv2d(hidden, features, kernel, padding=pad)
 
     def modulation(self, maps: Maps) -> tuple[Tensor, Tensor]:
-        """gamma and beta, each (n, features, h, w)."""
-        shared = self.mlp_shared(maps[self.reads])
-        return self.mlp_gamma(shared), self.mlp_beta(shared)
+        """1 + gamma and beta, each (n, features, h, w), by one convolution for both."""
+        m = maps if self.reads == "labels" else Maps(labels=maps[self.reads])
+        weight = torch.cat([self.mlp_gamma.weight, self.mlp_beta.weight])
+        bias = torch.cat([1 + bias_of(self.mlp_gamma), bias_of(self.mlp_beta)])
+        scale, shift = label_heads(m, convolution(self.mlp_shared[0]), weight, bias).chunk(2, 1)
+        return scale, shift
 
-    def forward(self, h: Tensor, maps: Maps) -> Tensor:
-        gamma, beta = self.modulation(maps)
-        return self.param_free_norm(h) * (1 + gamma) + beta
+
+def convolution(module: nn.Module) -> nn.Conv2d:
+    """The module, known to be a convolution."""
+    assert isinstance(module, nn.Conv2d)
+    return module
+
+
+def bias_of(conv: nn.Conv2d) -> Tensor:
+    """The bias of a convolution that has one."""
+    assert conv.bias is not None
+    return conv.bias

@@ -27,11 +27,11 @@ def normalized_conv(inputs: int, outputs: int, stride: int, kernel: int = 4, pad
 def patch_layers(inputs: int, ndf: int, layers: int) -> list[nn.Sequential]:
     """The convolutions of one scale but the last, each with its LeakyReLU: ndf, 2 ndf, … wide, at most 512."""
     first = nn.Conv2d(inputs, ndf, 4, stride=2, padding=2)
-    sequence = [nn.Sequential(first, nn.LeakyReLU(SLOPE))]
+    sequence = [nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))]
     width = ndf
     for n in range(1, layers):
         wider, stride = min(2 * width, WIDEST), 1 if n == layers - 1 else 2
-        sequence.append(nn.Sequential(normalized_conv(width, wider, stride), nn.LeakyReLU(SLOPE)))
+        sequence.append(nn.Sequential(normalized_conv(width, wider, stride), nn.LeakyReLU(SLOPE, inplace=True)))
         width = wider
     return sequence
 

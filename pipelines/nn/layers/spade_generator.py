@@ -8,6 +8,7 @@ convolution and which upsampling are given as callables, so that SPADE, RESAIL a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple, cast
 
 import torch
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
-from pipelines.nn.layers.normalization import Maps
+from pipelines.nn.layers.neighborhoods import neighborhoods, pixel_codes
+from pipelines.nn.layers.normalization import Maps, Modulation
 
 Size = tuple[int, int]
 Conditions = Callable[[Size], Maps]
@@ -45,6 +47,24 @@ def bilinear(x: Tensor, size: Size) -> Tensor:
     """Bilinear resize, pixel centers aligned, without antialiasing."""
     same = tuple(x.shape[-2:]) == tuple(size)
     return x if same else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def label_pyramid(labels: Tensor, codes: Tensor | None = None) -> Conditions:
+    """Labels (n, channels, h, w) and their distinct neighborhoods, once for each size.
+
+    codes: (n, h, w) integers that are equal where all channels are; found here for a map of zeros and ones.
+    """
+    codes = pixel_codes(labels) if codes is None else codes
+
+    @cache
+    def conditions(size: Size) -> Maps:
+        resized = nearest(labels, size)
+        if codes is None:
+            return Maps(labels=resized, neighborhoods=None)
+        small = nearest(codes[:, None].double(), size)[:, 0].long()  # the pixels that `resized` has
+        return Maps(labels=resized, neighborhoods=neighborhoods(resized, small))
+
+    return conditions
 
 
 def double(x: Tensor) -> Tensor:
@@ -99,13 +119,16 @@ class SpadeBlock(nn.Module):
 
     def forward(self, x: Tensor, maps: Maps) -> Tensor:
         shortcut = self.conv_s(self.norm_s(x, maps)) if self.learned_shortcut else x
-        h = self.conv_0(F.leaky_relu(self.norm_0(x, maps), SLOPE))
-        h = self.conv_1(F.leaky_relu(self.norm_1(h, maps), SLOPE))
+        h = self.conv_0(F.leaky_relu(self.norm_0(x, maps), SLOPE, inplace=True))
+        h = self.conv_1(F.leaky_relu(self.norm_1(h, maps), SLOPE, inplace=True))
         return shortcut + h
 
 
 class SpadeSkeleton(nn.Module):
-    """Blocks named by their stages, then conv_img. A subclass adds `fc`, which makes the seed, and its forward."""
+    """Blocks named by their stages, then conv_img. A subclass adds `fc`, which makes the seed, and its forward.
+
+    checkpointing: less memory for more time; see `Modulation`.
+    """
 
     def __init__(
         self,
@@ -113,6 +136,7 @@ class SpadeSkeleton(nn.Module):
         norm: Norm,
         conv: Conv,
         upsample: Callable[[Tensor], Tensor] = double,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.stages = tuple(stages)
@@ -123,6 +147,9 @@ class SpadeSkeleton(nn.Module):
             self.add_module(stage.name, block)
             width = stage.width
         self.conv_img = nn.Conv2d(width, 3, 3, padding=1)
+        for module in self.modules():
+            if isinstance(module, Modulation):
+                module.checkpointing = checkpointing
 
     @property
     def seed_width(self) -> int:
@@ -136,12 +163,12 @@ class SpadeSkeleton(nn.Module):
 
     def paint(self, seed: Tensor, conditions: Conditions) -> Tensor:
         """From a seed (n, seed_width, h, w) to an image (n, 3, factor h, factor w) in [-1, 1]."""
-        x = seed
+        x = seed.contiguous(memory_format=torch.channels_last)
         for stage in self.stages:
             if stage.upsample:
                 x = self.upsample(x)
             x = self.get_submodule(stage.name)(x, conditions(cast(Size, tuple(x.shape[-2:]))))
-        return torch.tanh(self.conv_img(F.leaky_relu(x, SLOPE)))
+        return torch.tanh(self.conv_img(F.leaky_relu(x, SLOPE))).contiguous()
 
 
 def upsamplings_for(size: Size) -> int:

@@ -48,7 +48,7 @@ class SpectralConv2d(nn.Conv2d):
             # clones: a second forward before the backward of the first moves u and v in place
             u, v = self.weight_u.clone(), self.weight_v.clone()
             sigma = u.dot(self.weight_orig.flatten(1).mv(v))
-            return self.weight_orig / sigma
+            return self.weight_orig * sigma.reciprocal()  # whose gradient is cheaper than that of a division
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.normalized_weight()

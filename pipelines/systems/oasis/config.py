@@ -39,6 +39,8 @@ class OasisConfig(Config):
     """Learning rate of the discriminator."""
     betas: tuple[float, float] = (0.0, 0.999)
     """Adam's betas."""
+    checkpointing: bool = False
+    """Compute modulation maps again in the backward pass instead of keeping them: less memory, more time."""
     average: float = Field(0.9999, ge=0, lt=1)
     """Decay of the averaged generator weights, which synthesis uses; 0 keeps none."""
 

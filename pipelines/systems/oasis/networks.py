@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
-from pipelines.nn.layers.normalization import Maps, ParameterFree, Spade
+from pipelines.nn.layers.neighborhoods import pixel_codes
+from pipelines.nn.layers.normalization import ParameterFree, Spade
 from pipelines.nn.layers.spade_generator import (
-    Size,
     SpadeSkeleton,
     Stage,
+    label_pyramid,
     nearest,
     pad_to_multiple,
 )
@@ -50,13 +49,14 @@ class OasisGenerator(SpadeSkeleton):
         kernel: int = 3,
         width_cap: int | None = None,
         norm: ParameterFree = "batch",
+        checkpointing: bool = False,
     ) -> None:
         condition = classes + z_dim
 
         def spade(stage: str, features: int) -> nn.Module:
             return Spade(features, condition, hidden=hidden, kernel=kernel, norm=norm)
 
-        super().__init__(oasis_stages(channels, blocks, width_cap), spade, spectral_conv)
+        super().__init__(oasis_stages(channels, blocks, width_cap), spade, spectral_conv, checkpointing=checkpointing)
         self.z_dim = z_dim
         self.fc = nn.Conv2d(condition, self.seed_width, 3, padding=1)
 
@@ -69,11 +69,13 @@ class OasisGenerator(SpadeSkeleton):
         condition = pad_to_multiple(self.join(labels, z), self.factor)
         start = (condition.shape[-2] // self.factor, condition.shape[-1] // self.factor)
 
-        @cache
-        def conditions(size: Size) -> Maps:
-            return {"labels": nearest(condition, size)}
-
-        return self.paint(self.fc(nearest(condition, start)), conditions)[..., :h, :w]
+        codes = None
+        if z is None or z.dim() == 2:  # the noise is the same all over an image
+            of_labels = pixel_codes(pad_to_multiple(labels, self.factor))
+            image = torch.arange(len(labels), device=labels.device)[:, None, None]
+            codes = None if of_labels is None else of_labels * len(labels) + image
+        pyramid = label_pyramid(condition, codes)
+        return self.paint(self.fc(nearest(condition, start)), pyramid)[..., :h, :w]
 
     def join(self, labels: Tensor, z: Tensor | None) -> Tensor:
         """cat(noise, labels) (n, z_dim + classes, h, w)."""

@@ -70,6 +70,7 @@ class Oasis:
             hidden=c.hidden,
             kernel=c.kernel,
             width_cap=c.width_cap,
+            checkpointing=c.checkpointing,
         )
         discriminator = UNet(self.classes + 1, c.discriminator_widths)
         # torch's own weights: those of init_weights are so small that Adam's first steps leave the singular vectors

@@ -62,6 +62,8 @@ class ResailConfig(Config):
     """Most channels of a generator block."""
     fakes: Literal["fresh", "shared"] = "fresh"
     """The discriminator sees fakes of the stepped generator (published), or the generator's own of the same step."""
+    checkpointing: bool = False
+    """Compute modulation maps again in the backward pass instead of keeping them: less memory, more time."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of averaged generator weights, which synthesis then uses; 0 keeps none (published)."""
     weights: ResailWeights = ResailWeights()

@@ -17,9 +17,13 @@ from torch import Tensor, nn
 from pipelines.nn.layers.normalization import (
     InstanceNorm,
     Maps,
+    Modulation,
     ParameterFree,
     Spade,
+    bias_of,
+    convolution,
     instance_norm,
+    label_heads,
     parameter_free,
 )
 from pipelines.nn.layers.patch_discriminator import MultiscaleDiscriminator, patch_layers, patch_width
@@ -28,6 +32,7 @@ from pipelines.nn.layers.spade_generator import (
     Size,
     SpadeSkeleton,
     bilinear,
+    label_pyramid,
     nearest,
     pad_to_multiple,
     spade_stages,
@@ -54,7 +59,7 @@ def mean_patch(labels: Tensor) -> Tensor:
     return torch.stack(taps, -1).unflatten(-1, (3, 3))
 
 
-class ResailNorm(nn.Module):
+class ResailNorm(Modulation):
     """norm(h) (1 + gamma) + beta, with gamma and beta blended from labels and guidance (equations 6 to 8).
 
     The label branch is SPADE's. The guidance branch is three convolutions whose features are restyled by the labels
@@ -72,9 +77,8 @@ class ResailNorm(nn.Module):
         guidance_kernel: int = 3,
         norm: ParameterFree = "batch",
     ) -> None:
-        super().__init__()
+        super().__init__(features, norm)
         coarse, fine = kernel // 2, guidance_kernel // 2
-        self.param_free_norm = parameter_free(norm, features)
         self.mlp_shared = nn.Sequential(nn.Conv2d(classes, hidden, kernel, padding=coarse), nn.ReLU())
         self.mlp_gamma = nn.Conv2d(hidden, features, kernel, padding=coarse)
         self.mlp_beta = nn.Conv2d(hidden, features, kernel, padding=coarse)
@@ -88,20 +92,39 @@ class ResailNorm(nn.Module):
         self.blending_gamma = nn.Parameter(torch.zeros(1))
         self.blending_beta = nn.Parameter(torch.zeros(1))
 
-    def forward(self, h: Tensor, maps: Maps) -> Tensor:
-        shared = self.mlp_shared(maps["labels"])
-        gamma_s, beta_s = self.mlp_gamma(shared), self.mlp_beta(shared)
+    def modulation(self, maps: Maps) -> tuple[Tensor, Tensor]:
+        """1 + gamma and beta, each (n, features, h, w).
+
+        Both branches end in convolutions, so their weights are blended instead of the maps, gamma's with beta's.
+        """
+        shares = torch.sigmoid(torch.cat([self.blending_gamma, self.blending_beta]))  # of the guidance
+        share = shares.repeat_interleave(self.mlp_gamma.out_channels)
+
+        weight, bias = blended(self.mlp_gamma, self.mlp_beta, 1 - share)
+        labels = label_heads(maps, convolution(self.mlp_shared[0]), weight, bias)
 
         c1 = self.conv_s(maps["label_patch"])
         c2 = self.conv_s2(c1)
-        x = F.relu(adain(self.conv1(maps["guidance"]), c1))
-        x = F.relu(adain(self.conv2(x), c2))
+        x = F.relu_(adain(self.conv1(maps["guidance"]), c1))
+        x = F.relu_(adain(self.conv2(x), c2))
         x = self.conv3(x)
-        gamma_r, beta_r = self.conv_gamma(x), self.conv_beta(x)
+        weight, bias = blended(self.conv_gamma, self.conv_beta, share)
+        one = F.pad(torch.ones_like(self.blending_gamma).expand(self.conv_gamma.out_channels), (0, len(bias) // 2))
+        if is_channels_last(labels):
+            x = x.contiguous(memory_format=torch.channels_last)
+        both = F.conv2d(x, weight, bias + one, padding=weight.shape[-1] // 2) + labels
+        scale, shift = both.chunk(2, 1)
+        return scale, shift
 
-        gamma = torch.lerp(gamma_s, gamma_r, torch.sigmoid(self.blending_gamma).to(gamma_s.dtype))
-        beta = torch.lerp(beta_s, beta_r, torch.sigmoid(self.blending_beta).to(beta_s.dtype))
-        return self.param_free_norm(h) * (1 + gamma) + beta
+
+def blended(gamma: nn.Conv2d, beta: nn.Conv2d, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight and bias of one convolution for both, each output times its share (outputs of gamma and beta,)."""
+    weight = torch.cat([gamma.weight, beta.weight]) * share[:, None, None, None]
+    return weight, torch.cat([bias_of(gamma), bias_of(beta)]) * share
+
+
+def is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
 
 
 def adain(x: Tensor, style: Tensor) -> Tensor:
@@ -187,11 +210,11 @@ class SeanNorm(nn.Module):
     def forward(self, h: Tensor, maps: Maps) -> Tensor:
         styles = F.relu(self.restyle(maps["styles"])) * maps["present"]
         style_map = torch.einsum("nls,nlhw->nshw", styles, maps["labels"].to(styles.dtype))
-        gamma_sp, beta_sp = self.spade.modulation(maps)
+        scale_sp, beta_sp = self.spade.modulation(maps)
         gamma_st, beta_st = self.conv_gamma(style_map), self.conv_beta(style_map)
-        gamma = torch.lerp(gamma_sp, gamma_st, torch.sigmoid(self.blending_gamma).to(gamma_sp.dtype))
+        scale = torch.lerp(scale_sp, 1 + gamma_st, torch.sigmoid(self.blending_gamma).to(scale_sp.dtype))
         beta = torch.lerp(beta_sp, beta_st, torch.sigmoid(self.blending_beta).to(beta_sp.dtype))
-        return self.spade.param_free_norm(h) * (1 + gamma) + beta
+        return torch.addcmul(beta, self.spade.param_free_norm(h), scale)
 
 
 def normalization(
@@ -208,7 +231,7 @@ def normalization(
                 features, classes, hidden=hidden, kernel=kernel, guidance_kernel=guidance_kernel, norm=norm
             )
         if name == "spade_guided":
-            reads = "labels_and_guidance"
+            reads: Literal["labels", "labels_and_guidance"] = "labels_and_guidance"
             return Spade(features, classes + GUIDANCE, hidden=hidden, kernel=kernel, norm=norm, reads=reads)
         if name == "pix2pixhd_plus":
             return ConcatNorm(features, classes, norm=norm)
@@ -240,6 +263,7 @@ class ResailGenerator(SpadeSkeleton):
         width_cap: int | None = None,
         param_free: ParameterFree = "batch",
         conv: Conv = spectral_conv,
+        checkpointing: bool = False,
     ) -> None:
         stages = spade_stages(ngf, upsamplings, width_cap)
         make = normalization(
@@ -251,7 +275,7 @@ class ResailGenerator(SpadeSkeleton):
             guidance_kernel=guidance_kernel,
             norm=param_free,
         )
-        super().__init__(stages, make, conv)
+        super().__init__(stages, make, conv, checkpointing=checkpointing)
         self.norm = norm
         self.fc = nn.Conv2d(classes, self.seed_width, 3, padding=1)
         if norm == "sean_plus":
@@ -266,13 +290,14 @@ class ResailGenerator(SpadeSkeleton):
 
     def pyramid(self, labels: Tensor, guidance: Tensor) -> Callable[[Size], Maps]:
         """The maps that the norms of this variant read, made once for each size."""
-        regions: dict[str, Tensor] = {}
+        regions = Maps()
         if self.norm == "sean_plus":
             regions["styles"], regions["present"] = pool_regions(self.style_encoder(guidance), labels)
+        label_maps = label_pyramid(labels)
 
         @cache
         def conditions(size: Size) -> Maps:
-            maps = {"labels": nearest(labels, size), "guidance": bilinear(guidance, size), **regions}
+            maps = Maps(guidance=bilinear(guidance, size), **label_maps(size), **regions)
             if self.norm == "resail":
                 maps["label_patch"] = mean_patch(maps["labels"])
             if self.norm in ("spade_guided", "pix2pixhd_plus"):

@@ -129,6 +129,7 @@ class Resail:
             width_cap=c.width_cap,
             param_free=c.norm,
             conv=spectral_conv if c.spectral else plain_conv,
+            checkpointing=c.checkpointing,
         )
         discriminator = sesame_discriminator(self.classes, c.ndf, c.layers, c.scales)
         return {"G": init_weights(generator), "D": init_weights(discriminator)}

@@ -57,6 +57,8 @@ class SpadeConfig(Config):
     """Side that the image encoder resizes to, a power of two; by the training size, up to 256, if not given."""
     fakes: Literal["fresh", "shared"] = "fresh"
     """The discriminator sees a fake of the stepped generator (published), or the generator's own of the same step."""
+    checkpointing: bool = False
+    """Compute modulation maps again in the backward pass instead of keeping them: less memory, more time."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of averaged generator weights, which synthesis then uses; 0 keeps none (published)."""
     weights: SpadeWeights = SpadeWeights()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
-from pipelines.nn.layers.normalization import InstanceNorm, Maps, ParameterFree, Spade
+from pipelines.nn.layers.normalization import InstanceNorm, ParameterFree, Spade
 from pipelines.nn.layers.patch_discriminator import MultiscaleDiscriminator, PatchDiscriminator
 from pipelines.nn.layers.spade_generator import (
     Conv,
     Size,
     SpadeSkeleton,
     bilinear,
+    label_pyramid,
     nearest,
     pad_to_multiple,
     spade_stages,
@@ -45,11 +44,12 @@ class SpadeGenerator(SpadeSkeleton):
         width_cap: int | None = None,
         norm: ParameterFree = "batch",
         conv: Conv = spectral_conv,
+        checkpointing: bool = False,
     ) -> None:
         def spade(stage: str, features: int) -> nn.Module:
             return Spade(features, classes, hidden=hidden, kernel=kernel, norm=norm)
 
-        super().__init__(spade_stages(ngf, upsamplings, width_cap), spade, conv)
+        super().__init__(spade_stages(ngf, upsamplings, width_cap), spade, conv, checkpointing=checkpointing)
         self.start = (max(1, size[0] // self.factor), max(1, size[1] // self.factor))
         self.z_dim = z_dim
         if z_dim is None:
@@ -63,17 +63,13 @@ class SpadeGenerator(SpadeSkeleton):
         labels = pad_to_multiple(labels, self.factor)
         start = (labels.shape[-2] // self.factor, labels.shape[-1] // self.factor)
 
-        @cache
-        def conditions(size: Size) -> Maps:
-            return {"labels": nearest(labels, size)}
-
         if self.z_dim is None:
             seed = self.fc(nearest(labels, start))
         elif z is None:
             raise ConfigError(f"this generator needs a latent vector of length {self.z_dim}", where="z")
         else:  # a layout of another size than that of training stretches the seed
             seed = bilinear(self.fc(z).view(-1, self.seed_width, *self.start), start)
-        return self.paint(seed, conditions)[..., :h, :w]
+        return self.paint(seed, label_pyramid(labels))[..., :h, :w]
 
 
 def spade_discriminator(inputs: int, ndf: int = 64, layers: int = 4, scales: int = 2) -> MultiscaleDiscriminator:

@@ -74,6 +74,7 @@ class Spade:
             width_cap=c.width_cap,
             norm=c.norm,
             conv=spectral_conv if c.spectral else plain_conv,
+            checkpointing=c.checkpointing,
         )
         nets = {"G": generator, "D": spade_discriminator(self.channels + 3, c.ndf, c.layers, c.scales)}
         if c.vae:
