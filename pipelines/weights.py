@@ -12,6 +12,19 @@ import torch
 from pipelines.errors import ArtifactError, EnvironmentFault
 
 VGG19 = "vgg19-dcbb9e9d.pth"
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
+VGG16 = "vgg16-397923af.pth"
+ALEXNET = "alexnet-owt-7be5be79.pth"
+SQUEEZENET = "squeezenet1_1-b8a52dc0.pth"
+
+USES = {
+    VGG19: "perceptual loss of the systems; style loss (rgs eval)",
+    INCEPTION: "FID, KID and Inception score (torch-fidelity's conversion of Inception 2015-12-05)",
+    VGG16: "precision and recall; LPIPS with --set lpips=vgg",
+    ALEXNET: "LPIPS",
+    SQUEEZENET: "LPIPS with --set lpips=squeeze",
+}
+"""What rgs does with each file."""
 
 
 def resolve(name: str, directory: Path | None = None, alternative: str | None = None) -> Path:

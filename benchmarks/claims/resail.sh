@@ -45,7 +45,7 @@ prepare() {
 score() {
   local report="$1" samples="$2"
   shift 2
-  finished "$report" || rgs eval "$samples" -r "$data" --split "$test" --judge "$home/judge" --bank "$home/bank" "$@" -o "$report" >/dev/null
+  finished "$report" || rgs eval "$samples" -r "$data" --split "$test" --judge "$home/judge" "$@" -o "$report" >/dev/null
 }
 
 # train ROW SEED SYSTEM [OPTION...]
@@ -58,7 +58,7 @@ train() {
 
 # row NAME:SEED
 row() {
-  local name="${1%%:*}" seed="${1##*:}" retrieval=()
+  local name="${1%%:*}" seed="${1##*:}" retrieval=() copies=(--training "$data" --training-split "$train")
   local pieces=(--bank "$home/bank" --index "$home/index") teacher=(--with "segmenter=$home/segmenter")
   case "$name" in
     spade) train "$name" "$seed" spade ;;
@@ -80,10 +80,11 @@ row() {
   esac
   local samples="$home/samples/$name-$seed"
   finished "$samples" || rgs synthesize "$home/runs/$name-$seed" --data "$data" --split "$test" --size run "${retrieval[@]}" -o "$samples" >/dev/null
-  score "$home/reports/$name-$seed" "$samples"
+  case "$name" in spade | oasis) ;; *) copies+=(--bank "$home/bank") ;; esac
+  score "$home/reports/$name-$seed" "$samples" "${copies[@]}"
   # rows without training: what the outputs of RESAIL's first seed stand between
   if [ "$name:$seed" = resail:0 ]; then
-    for subject in guidance reference shuffled; do
+    for subject in guidance shuffled; do
       score "$home/reports/$subject-0" "$samples" --subject "$subject"
     done
   fi

@@ -4,8 +4,9 @@ With A and B the centered features over sqrt(n - 1) and sqrt(m - 1), so that S_A
 
     d² = |mu_A - mu_B|² + tr S_A + tr S_B - 2 tr (S_A S_B)^(1/2),     tr (S_A S_B)^(1/2) = |A Bᵀ|_* = |R_A R_Bᵀ|_*
 
-where |.|_* is the sum of singular values and A = Q_A R_A, B = Q_B R_B. It is the formula of torch-fidelity and the
-others, but no square root of a round-off eigenvalue enters, so it stays exact where covariances are singular.
+where |.|_* is the sum of singular values and A = Q_A R_A, B = Q_B R_B (R = A where it has fewer rows anyway). It is
+the formula of torch-fidelity and the others, but no square root of a round-off eigenvalue enters, so it stays exact
+where covariances are singular.
 """
 
 from __future__ import annotations
@@ -30,5 +31,6 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean (d,), and R (min(n, d), d) with RᵀR the covariance."""
     wide = features.astype(np.float64)
     mean = wide.mean(0)
-    R = np.linalg.qr((wide - mean) / np.sqrt(len(wide) - 1), mode="r")
-    return mean, np.asarray(R)
+    centered = (wide - mean) / np.sqrt(len(wide) - 1)
+    n, d = centered.shape
+    return mean, np.asarray(np.linalg.qr(centered, mode="r")) if n > d else centered

@@ -6,20 +6,23 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from pipelines.artifact import Artifact, Input, digest_json, relative_path, sha256_file
 from pipelines.data.augment import Size
 from pipelines.data.digest import dataset_digest
-from pipelines.data.listing import inside, pictures
+from pipelines.data.listing import inside, pictures, require_inside
 from pipelines.data.open import open_dataset
 from pipelines.data.pixels import read_index_map
 from pipelines.data.scene import SceneRecord, Schema
 from pipelines.errors import ArtifactError, ConfigError, DataError
 
 T = TypeVar("T")
+
+SubjectName = Literal["output", "guidance", "shuffled"]
+"""What is measured: the outputs, the guidance images in their place, or the outputs against layouts of others."""
 
 SPARE_IDS = (255, 65535)
 """What marks ignored pixels in layouts whose schema has no ignored id: the first of these that is no class."""
@@ -70,6 +73,28 @@ def read_samples(artifact: Artifact) -> list[Sample]:
     return sorted(samples, key=lambda sample: sample.name)
 
 
+def take_subject(samples: Sequence[Sample], subject: SubjectName, seed: int, where: Path) -> list[Sample]:
+    """The samples as they are, their guidance images in their place, or each with the layout of another.
+
+    Shuffled, every layout answers for the images of the one after it in a random circle, so none keeps its own.
+    Raises ArtifactError when a sample has no guidance, or ConfigError when there is no other layout.
+    """
+    if subject == "guidance":
+        guided = [replace(sample, image=sample.guidance) for sample in samples if sample.guidance]
+        if len(guided) < len(samples):
+            raise ArtifactError("these samples have no guidance images", where=where, fix="evaluate outputs")
+        return guided
+    if subject == "shuffled":
+        circle = sorted({sample.source for sample in samples})
+        if len(circle) < 2:
+            raise ConfigError("one layout alone cannot be shuffled", where=where)
+        np.random.default_rng(seed).shuffle(circle)
+        other = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        layouts = {sample.source: sample.layout for sample in samples}
+        return [replace(s, source=other[s.source], layout=layouts[other[s.source]]) for s in samples]
+    return list(samples)
+
+
 def read_labels(path: Path, schema: Schema, size: Size) -> np.ndarray:
     """The layout of a sample: (h, w) int16 class indices, IGNORED for none. It must have the size of its image."""
     ignored = schema.ignored or tuple(i for i in SPARE_IDS if i not in schema.ids)[:1]
@@ -108,6 +133,7 @@ def find_reference(root: Path, samples: Sequence[Sample], format: str | None, sp
     for name, record in scenes.items():
         if record.image is None:
             raise DataError(f"the scene {record.id} has no photo to compare with", where=root)
+        require_inside(root, record.image)
         images[name] = record.image
     kind = f"{dataset.format} dataset" + (f", split {split}" if split else "")
     used = list({record.id: record for record in scenes.values()}.values())

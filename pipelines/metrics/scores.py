@@ -1,4 +1,4 @@
-"""Scores: numbers with all that it takes to repeat them."""
+"""Scores: numbers with all that it takes to repeat them, and how sure they are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.data.augment import Size
-from pipelines.metrics import frechet, quality, segmentation
+from pipelines.metrics import perceptual, quality, segmentation
+from pipelines.metrics.intervals import Interval, bootstrap, sums_by_layout
+
+Better = Literal["higher", "lower", "neither"]
+"""Which way a number is better; neither where it is to be read beside that of real images."""
 
 OWN = "this judge helped to train what it judges"
 
@@ -23,24 +27,27 @@ class Score:
     name: metric and variant. protocol: how it was computed, in the order to be shown. on_real: the same number of the
     real reference images, what a perfect output would reach. per_image: one value per image, in the order of the
     report's `images`; for mIoU and accuracy {class: [pixels right, of the reference, predicted]}, which add up.
-    warning: why to read the number with care.
+    warning: why to read the number with care. interval: the ends of its 95 % interval, where it has one; the protocol's
+    interval_protocol says how they were found.
     """
 
     name: str
     title: str
     value: float
-    better: Literal["higher", "lower"]
+    better: Better
     protocol: Mapping[str, Any]
     unit: str = ""
     on_real: float | None = None
     per_image: Sequence[Any] | None = None
     warning: str | None = None
+    interval: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "title": self.title,
             "value": self.value,
+            "interval": None if self.interval is None else list(self.interval),
             "unit": self.unit,
             "better": self.better,
             "on_real": self.on_real,
@@ -62,8 +69,25 @@ class NotComputed:
 
 
 @dataclass(frozen=True)
+class Context:
+    """What the scores of a report share.
+
+    common: the part of the protocol that is the same for all. owners: (images,) the layout of each image, 0 to
+    layouts - 1. seed: of the resampling.
+    """
+
+    common: Mapping[str, Any]
+    owners: np.ndarray
+    layouts: int
+    seed: int
+
+    def protocol(self, interval: Interval, **own: Any) -> dict[str, Any]:
+        return {**own, **self.common, "interval_protocol": interval.protocol}
+
+
+@dataclass(frozen=True)
 class JudgeName:
-    """How scores cite their judge: its run, the first 8 digits of its weights' sha256, did it help to train."""
+    """How scores cite a segmenter: its run, the first 8 digits of its weights' sha256, did it help to train."""
 
     run: str
     weights: str
@@ -74,73 +98,101 @@ class JudgeName:
         return f"segmenter:{self.run}"
 
 
-def psnr_score(values: Sequence[float], common: Mapping[str, Any]) -> Score:
-    """Mean of PSNR in dB per image. common: the part of the protocol that all scores share."""
-    protocol = {"variant": quality.PSNR_PROTOCOL, "library": _torchmetrics(), **common}
-    return Score("psnr", "PSNR", _mean(values), "higher", protocol, "dB", per_image=values)
+@dataclass(frozen=True)
+class Pairwise:
+    """A score that is the mean of one value per image. side: the smallest side of an image that it can measure."""
+
+    title: str
+    better: Literal["higher", "lower"]
+    variant: str
+    side: int
+    unit: str = ""
+    weights: str | None = None
+    network: str | None = None
 
 
-def ssim_score(values: Sequence[float], images: int, common: Mapping[str, Any]) -> Score | NotComputed:
-    """Mean of SSIM per image; not computed unless there is a value for each of the images."""
-    if len(values) < images:
-        return NotComputed("ssim", f"an image is smaller than SSIM's window of {quality.SSIM_SIDE} pixels")
-    protocol = {"variant": quality.SSIM_PROTOCOL, "library": _torchmetrics(), **common}
-    return Score("ssim", "SSIM", _mean(values), "higher", protocol, per_image=values)
+def pairwise(name: str, net: perceptual.Net = "alex") -> Pairwise:
+    """The table of psnr, ssim, lpips (under a trunk) and style."""
+    if name == "psnr":
+        return Pairwise("PSNR", "higher", quality.PSNR_PROTOCOL, 1, "dB")
+    if name == "ssim":
+        return Pairwise("SSIM", "higher", quality.SSIM_PROTOCOL, quality.SSIM_SIDE)
+    if name == "lpips":
+        side, file = perceptual.SMALLEST[net], perceptual.lpips_file(net)
+        return Pairwise("LPIPS", "lower", perceptual.LPIPS_PROTOCOL, side, weights=file, network=net)
+    assert name == "style"
+    side, file = perceptual.STYLE_SIDE, perceptual.style_file()
+    return Pairwise("Style loss", "lower", perceptual.STYLE_PROTOCOL, side, weights=file)
 
 
-def frechet_score(
-    fakes: Sequence[np.ndarray], reals: Sequence[np.ndarray], judge: JudgeName, common: Mapping[str, Any]
-) -> Score | NotComputed:
-    """Frechet distance of the judge's features (d,) per image. Never called FID, which has its own network."""
-    name, fewer = f"frechet[{judge.label}]", min(len(fakes), len(reals))
-    if fewer < 2:
-        return NotComputed(name, f"needs 2 images of each kind, there are {len(fakes)} and {len(reals)} real ones")
-    d = len(fakes[0])
-    protocol = {
-        "variant": f"pooled penultimate features of the judge (d = {d}); {frechet.PROTOCOL}; this is no FID",
-        "library": f"numpy {np.__version__}",
-        "judge weights": judge.weights,
-        **common,
-    }
-    warning = f"{fewer} images for {d} features: the covariance is singular and the bias large" if fewer <= d else None
-    return Score(
-        name,
-        "Frechet distance of judge's features",
-        frechet.frechet_distance(np.stack(reals), np.stack(fakes)),
-        "lower",
-        protocol,
-        warning=OWN if judge.own else warning,
+def pairwise_score(name: str, kind: Pairwise, values: Sequence[float], context: Context) -> Score | NotComputed:
+    """The mean of one value per image; not computed unless every image has its value."""
+    if len(values) < len(context.owners):
+        return NotComputed(name, f"an image is smaller than {kind.title} allows, {kind.side} pixels a side")
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    rows = sums_by_layout(np.concatenate([column, np.ones_like(column)], axis=1), context.owners, context.layouts)
+    interval = bootstrap(rows, lambda sums: sums[:, 0] / sums[:, 1], context.seed)
+    library = (
+        f"torch {metadata.version('torch')}" if name == "style" else f"torchmetrics {metadata.version('torchmetrics')}"
     )
+    own: dict[str, Any] = {"variant": kind.variant, "library": library}
+    if kind.network is not None:
+        own["network"] = kind.network
+    if kind.weights is not None:
+        own["weights"] = weights_text(kind.weights)
+    protocol = context.protocol(interval, **own)
+    value = math.fsum(values) / len(values)
+    return Score(name, kind.title, value, kind.better, protocol, kind.unit, per_image=values, interval=interval.ends)
 
 
 def agreement_score(
-    name: Literal["miou", "accuracy"],
+    name: str,
     counts: Sequence[np.ndarray],
     real_counts: Sequence[np.ndarray],
     judge: JudgeName,
-    common: Mapping[str, Any],
+    context: Context,
 ) -> Score | NotComputed:
-    """mIoU or pixel accuracy of the judge's predictions against the layouts, and the same on real images.
+    """«miou» or «accuracy» of the judge's predictions against the layouts, and the same on real images.
 
     counts: `segmentation.class_counts` per image; real_counts: the same of the references, empty without any.
     """
-    value, on_real = _agreement(name, counts), _agreement(name, real_counts) if real_counts else None
+    measure = {"miou": segmentation.miou, "accuracy": segmentation.accuracy}[name]
+    value = float(measure(np.sum(counts, axis=0)))
     if math.isnan(value):
         return NotComputed(name, "no pixel of the layouts has a class")
+    flat = np.stack(counts).reshape(len(counts), -1)
+    rows = sums_by_layout(flat, context.owners, context.layouts)
+    interval = bootstrap(rows, lambda sums: measure(sums.reshape(len(sums), -1, 3)), context.seed)
     title, variant = {
         "miou": ("mIoU", segmentation.PROTOCOL),
         "accuracy": ("Pixel accuracy", "share of the set's labelled pixels that the judge gives their class"),
     }[name]
-    protocol = {
-        "variant": variant,
-        "judge": judge.label,
-        "judge weights": judge.weights,
-        "library": f"numpy {np.__version__}",
-        **common,
-    }
+    protocol = context.protocol(
+        interval,
+        **{
+            "variant": variant,
+            "judge": judge.label,
+            "judge weights": judge.weights,
+            "library": f"numpy {np.__version__}",
+        },
+    )
     warning = None if real_counts else "without a reference the judge's own score on real images is unknown"
-    per_image = [{str(c): image[c].tolist() for c in np.flatnonzero(image.any(1))} for image in counts]
-    return Score(name, title, value, "higher", protocol, "", on_real, per_image, OWN if judge.own else warning)
+    return Score(
+        name,
+        title,
+        value,
+        "higher",
+        protocol,
+        on_real=float(measure(np.sum(real_counts, axis=0))) if real_counts else None,
+        per_image=[{str(c): image[c].tolist() for c in np.flatnonzero(image.any(1))} for image in counts],
+        warning=OWN if judge.own else warning,
+        interval=interval.ends,
+    )
+
+
+def weights_text(file: str) -> str:
+    """A file of published weights and the beginning of its sha256, which is in its name and was checked."""
+    return f"{file} (sha256 {file.rpartition('-')[2].partition('.')[0]})"
 
 
 def sizes_text(sizes: set[Size]) -> str:
@@ -153,16 +205,3 @@ def resizing_text(reference: set[Size], outputs: set[Size]) -> str:
     if reference == outputs and len(outputs) == 1:
         return "at its own size"
     return f"{sizes_text(reference)}, resized to the output (OpenCV INTER_AREA where it shrinks, else INTER_CUBIC)"
-
-
-def _agreement(name: str, counts: Sequence[np.ndarray]) -> float:
-    found = segmentation.agreement(np.sum(counts, axis=0))
-    return found.miou if name == "miou" else found.accuracy
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _torchmetrics() -> str:
-    return f"torchmetrics {metadata.version('torchmetrics')}"

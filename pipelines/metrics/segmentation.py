@@ -36,10 +36,26 @@ def class_counts(matrix: np.ndarray) -> np.ndarray:
 
 def agreement(counts: np.ndarray) -> Agreement:
     """Scores from `class_counts`, summed over images. NaN where no pixel has a reference."""
-    right, reference, predicted = counts.astype(np.float64).T
+    return Agreement(float(miou(counts)), float(accuracy(counts)), class_iou(counts))
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """(..., classes) of counts (..., classes, 3): TP / (TP + FP + FN), NaN where that is 0 / 0."""
+    right, reference, predicted = np.moveaxis(counts.astype(np.float64), -1, 0)
     union = reference + predicted - right
-    iou = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
-    labelled = reference.sum()
-    if not labelled:
-        return Agreement(float("nan"), float("nan"), iou)
-    return Agreement(float(np.nanmean(iou)), float(right.sum() / labelled), iou)
+    return np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+
+
+def miou(counts: np.ndarray) -> np.ndarray:
+    """(...) mean over the classes that are in reference or prediction; NaN where no pixel has a reference."""
+    iou = class_iou(counts)
+    there = ~np.isnan(iou)
+    labelled = counts[..., 1].sum(-1) > 0
+    total, classes = np.where(there, iou, 0).sum(-1), there.sum(-1)
+    return np.divide(total, classes, out=np.full(labelled.shape, np.nan), where=labelled)
+
+
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """(...) share of the labelled pixels that are right; NaN where there are none."""
+    right, labelled = counts[..., 0].sum(-1).astype(np.float64), counts[..., 1].sum(-1)
+    return np.divide(right, labelled, out=np.full(right.shape, np.nan), where=labelled > 0)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,41 +26,51 @@ from pipelines.artifact import (
     open_artifact,
     require_free,
     tool_version,
+    verify_files,
     writing,
 )
 from pipelines.config import Config
-from pipelines.data.augment import Size, resize_image
+from pipelines.data.augment import resize_image
 from pipelines.data.palette import paint_labels
 from pipelines.data.pixels import read_image
 from pipelines.data.scene import Schema
-from pipelines.errors import ArtifactError, ConfigError, DataError
-from pipelines.metrics import quality, segmentation
+from pipelines.errors import ConfigError, DataError
+from pipelines.metrics import perceptual, segmentation
+from pipelines.metrics.choice import OF_JUDGE, OF_PAIRS, Choice, Given, Job, Metric, Space, choose
+from pipelines.metrics.distances import LAYERS, distance_score
 from pipelines.metrics.extract import segment
 from pipelines.metrics.history import History, trace
-from pipelines.metrics.report import Example, render
-from pipelines.metrics.samples import Reference, Sample, find_reference, read_labels, read_samples
+from pipelines.metrics.instruments import JUDGE, SEGMENTER, build
+from pipelines.metrics.measure import Measured, measure, owners
+from pipelines.metrics.report import Example, extremes, render, show_number
+from pipelines.metrics.samples import (
+    Reference,
+    Sample,
+    SubjectName,
+    find_reference,
+    read_labels,
+    read_samples,
+    take_subject,
+)
 from pipelines.metrics.scores import (
-    JudgeName,
+    Context,
     NotComputed,
     Score,
     agreement_score,
-    frechet_score,
-    psnr_score,
+    pairwise,
+    pairwise_score,
     resizing_text,
     sizes_text,
-    ssim_score,
 )
 from pipelines.progress import Progress, silent
 from pipelines.runtime import pick_device
 from pipelines.segment.networks import SegmenterNet
-from pipelines.stages.train import require_same_classes
-from pipelines.systems.trained import LoadedRun, load_networks
-from pipelines.train.run import identity, parse_reference
+from pipelines.stages.evaluate_bank import Subject
+from pipelines.stages.evaluate_judge import Segmenter, open_segmenter
+from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open_seen
+from pipelines.stages.evaluate_training import JudgeView
 
-Metric = Literal["psnr", "ssim", "miou", "accuracy", "frechet"]
-METRICS: tuple[Metric, ...] = ("psnr", "ssim", "miou", "accuracy", "frechet")
-OF_REFERENCE = {"psnr", "ssim", "frechet"}
-OF_JUDGE = {"miou", "accuracy", "frechet"}
+OF_SUBJECT = {"output": "images", "guidance": "guidance images", "shuffled": "images under other layouts"}
 
 Column = Literal["layout", "guidance", "output", "reference"]
 
@@ -71,10 +80,18 @@ class Evaluate(Config):
 
     metrics: tuple[Metric, ...] | None = Field(None, min_length=1)
     """The scores to compute; all that can be when not given. One asked for by name that cannot be is an error."""
+    subject: SubjectName = "output"
+    """Measure the outputs, the guidance images in their place, or the outputs against the layouts of others."""
     split: str | None = None
     """With a reference dataset: which split; all of it when not given."""
+    training_split: str | None = None
+    """With training images to compare with: which split of their dataset."""
     allow_own_judge: bool = False
     """Accept a judge that helped to train what it judges; the report then says so."""
+    allow_few: bool = False
+    """Compute fid, kid, is, precision and recall of fewer images than they take; the count is then in their names."""
+    lpips: perceptual.Net = "alex"
+    """Trunk of LPIPS: alex, vgg (the score is lpips[vgg]) or squeeze."""
     batch: int = Field(8, ge=1)
     """Images that pass the judge together; the scores do not depend on it."""
     columns: tuple[Column, ...] = ("layout", "guidance", "output", "reference")
@@ -82,34 +99,26 @@ class Evaluate(Config):
     rows: int = Field(12, ge=1, le=100)
     """Rows of the contact sheet."""
     seed: int = Field(0, ge=0)
-    """Which samples the contact sheet shows is drawn with it."""
+    """Which samples the contact sheet shows is drawn with it, and what the intervals resample."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What was given, opened and checked."""
+    """What was given, opened and checked. features: the judge, unless another was named; space: as it was named."""
 
     artifact: Artifact
     schema: Schema
     samples: list[Sample]
     reference: Reference | None
-    judge: LoadedRun | None
-    own_judge: bool
+    judge: Segmenter | None
+    features: Segmenter | None
+    space: Space | None
+    seen: Seen
     inputs: list[Input]
 
-
-@dataclass
-class Measured:
-    """What was seen of the images, in the order of the samples; `real_…` of the distinct references."""
-
-    psnr: list[float] = field(default_factory=list)
-    ssim: list[float] = field(default_factory=list)
-    counts: list[np.ndarray] = field(default_factory=list)
-    features: list[np.ndarray] = field(default_factory=list)
-    real_counts: list[np.ndarray] = field(default_factory=list)
-    real_features: list[np.ndarray] = field(default_factory=list)
-    sizes: set[Size] = field(default_factory=set)
-    real_sizes: set[Size] = field(default_factory=set)
+    @property
+    def layouts(self) -> int:
+        return len({sample.source for sample in self.samples})
 
 
 def run(
@@ -119,40 +128,60 @@ def run(
     reference: Path | None,
     reference_format: str | None = None,
     judge: Path | str | None = None,
+    features: str | None = None,
+    bank: Path | None = None,
+    training: Path | None = None,
+    weights: Path | None = None,
     out: Path,
     device: str = "auto",
     progress: Progress = silent,
 ) -> Artifact:
-    """Measure the samples and write the report. `judge` may name a step, runs/s@12000.
+    """Measure the samples and write the report.
 
-    Raises ConfigError when a metric asked for by name lacks its input or the judge is no stranger to the samples,
-    ArtifactError when the judge has other classes, DataError when a sample has no reference.
+    judge: a run, which may name a step, runs/s@12000. features: what distances are measured in, «inception» or
+    «segmenter:RUN»; the judge's where there is one when not given. bank, training: what retrieval is measured on and
+    copies are looked for in. weights: a directory of published weights beside
+    torch's cache. Raises ConfigError when a metric asked for by name lacks its input or images, or the judge is no
+    stranger to the samples; EnvironmentFault when it lacks its weights; ArtifactError when the judge has other classes;
+    DataError when a sample has no reference.
     """
-    opened = open_request(config, samples, reference, reference_format, judge, out)
-    wanted, missing = choose(config, opened)
+    opened = open_request(config, samples, reference, reference_format, judge, features, bank, training, out)
+    choice = choose_for(config, opened, weights)
     statistics: dict[str, Any] = {}
     with writing(out, "report", config, opened.inputs, statistics) as folder:
-        measured = measure(opened, wanted, config.batch, pick_device(device), progress)
-        scores, failed = score(opened, measured, wanted)
+        on = pick_device(device)
+        judge_net = None if opened.judge is None else opened.judge.network(on)
+        other = None if opened.features in (None, opened.judge) else opened.features.network(on)
+        instruments = build(choice, config.lpips, judge_net, other, on)
+        measured = measure(opened.samples, opened.reference, opened.schema, instruments, config.batch, progress)
+        context = _context(opened, measured, config)
+        scores, failed = score(opened, measured, choice, context, config.lpips)
         if failed and config.metrics is not None:
             raise DataError(f"{failed[0].name} cannot be computed: {failed[0].reason}", where=samples)
+        subject = Subject(opened.artifact, opened.schema, opened.samples, opened.reference)
+        pieces = look_at_pieces(opened.seen, subject, context, progress, _judge_view(opened, measured, judge_net, on))
+        scores, failed = scores + pieces.scores, failed + pieces.missing
         history = trace(opened.artifact)
         examples, columns, selection = _examples(config, opened)
+        standouts = _standouts(opened, scores)
+        what = f"{len(opened.samples)} {OF_SUBJECT[config.subject]} of {sizes_text(measured.sizes)}"
         report = {
-            "title": f"{history.system}: {len(opened.samples)} images of {sizes_text(measured.sizes)}",
+            "title": f"{history.system}: {what}",
             "summary": _summary(opened, history),
             "scores": [s.to_json() for s in scores],
-            "not_computed": [n.to_json() for n in (*missing, *failed)],
+            "not_computed": [n.to_json() for n in (*choice.missing, *failed)],
             "images": [s.name for s in opened.samples],
+            "sources": [s.source for s in opened.samples],
             "reference": None if opened.reference is None else opened.reference.to_json(),
             "judge": _judge_json(opened),
             "classes": _classes_json(opened, measured),
             "selection": selection,
+            **pieces.sections,
             "inputs": [*history.inputs, *({"of": "report", "step": None, **i.to_json()} for i in opened.inputs)],
             "commands": [*history.commands, {"what": "Evaluation", "text": shlex.join(command_line())}],
             "environment": {"samples": opened.artifact.manifest["environment"], "report": environment()},
         }
-        page = render(report, examples, columns, history.curves)
+        page = render(report, examples, columns, history.curves, standouts=standouts, figures=pieces.figures)
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         (folder / "report.html").write_text(page, encoding="utf-8")
         statistics.update({"count": len(opened.samples), "scores": {s.name: s.value for s in scores}})
@@ -166,181 +195,134 @@ def plan(
     reference: Path | None,
     reference_format: str | None = None,
     judge: Path | str | None = None,
+    features: str | None = None,
+    bank: Path | None = None,
+    training: Path | None = None,
+    weights: Path | None = None,
     out: Path,
 ) -> dict[str, Any]:
     """What `run` would do: the config, the inputs with their digests, the metrics and those it cannot compute."""
     require_free(out)
-    opened = open_request(config, samples, reference, reference_format, judge, out)
-    wanted, missing = choose(config, opened)
+    opened = open_request(config, samples, reference, reference_format, judge, features, bank, training, out)
+    choice = choose_for(config, opened, weights)
     return {
         "config": config.model_dump(mode="json"),
         "inputs": [i.to_json() for i in opened.inputs],
         "images": len(opened.samples),
-        "metrics": wanted,
-        "not_computed": [m.to_json() for m in missing],
+        "metrics": [job.name for job in choice.jobs],
+        "weights": [str(path) for path in choice.files.values()],
+        "not_computed": [m.to_json() for m in choice.missing],
         "out": str(out),
     }
 
 
 def open_request(
-    config: Evaluate, samples: Path, reference: Path | None, format: str | None, judge: Path | str | None, out: Path
+    config: Evaluate,
+    samples: Path,
+    reference: Path | None,
+    format: str | None,
+    judge: Path | str | None,
+    features: str | None,
+    bank: Path | None,
+    training: Path | None,
+    out: Path,
 ) -> Opened:
-    """Open samples, reference and judge, and check that they belong together."""
+    """Open samples, reference, judge and the run of the features, and check that they belong together."""
     home = out.parent
     artifact = open_artifact(samples, "samples")
+    verify_files(artifact)  # a damaged image may be decoded all the same
     schema = Schema.from_json(artifact.statistics["schema"])
-    listed = read_samples(artifact)
+    listed = take_subject(read_samples(artifact), config.subject, config.seed, samples)
+    if config.subject != "output" and (bank or training):
+        raise ConfigError("pieces and copies are looked for in outputs", fix="leave out --bank and --training")
     inputs = [artifact.as_input("samples", home)]
     found = None
     if reference is not None:
         found = find_reference(reference, listed, format, config.split)
         inputs.append(found.as_input(home))
-    loaded, own = None, False
-    if judge is not None:
-        loaded, own = _open_judge(str(judge), artifact, schema, config.allow_own_judge)
-        inputs.append(loaded.weights.as_input("judge", home))
-    return Opened(artifact, schema, listed, found, loaded, own, inputs)
+    opened: dict[str, Segmenter] = {}
+    kind, _, run_of_features = (features or "").partition(":")
+    if features is not None and features != "inception" and (kind != "segmenter" or not run_of_features):
+        raise ConfigError(f"unknown features {features!r}", where="--features", fix="give inception or segmenter:RUN")
+    for role, run in (("judge", judge), ("features", run_of_features or None)):
+        if run is not None:
+            opened[role] = open_segmenter(str(run), role, artifact, schema, config.allow_own_judge)
+            inputs.append(opened[role].run.weights.as_input(role, home))
+    chosen = opened.get("judge") if features is None else opened.get("features")
+    space: Space | None = None if features is None else "segmenter" if run_of_features else "inception"
+    seen = open_seen(bank, training, format, config.training_split, artifact, schema, home)
+    return Opened(artifact, schema, listed, found, opened.get("judge"), chosen, space, seen, inputs + seen.inputs)
 
 
-def _open_judge(text: str, samples: Artifact, schema: Schema, allow_own: bool) -> tuple[LoadedRun, bool]:
-    """The judge and whether any of its weights helped to train the samples' system."""
-    path, step = parse_reference(text)
-    judge = load_networks(path, step, trainable="segmenter")
-    manifest = judge.weights.manifest
-    if step is None and manifest["status"] != "finished":
-        raise ArtifactError(
-            f"the judge is not finished (step {judge.weights.step})",
-            where=path,
-            fix=f"let it finish, or name the step: --judge {path}@{judge.weights.step}",
-        )
-    require_same_classes(schema, judge.schema, "the judge", path)
-    used = set(samples.statistics.get("trained_with", {}).values())
-    own = bool(used & {judge.digest, *(str(w["sha256"]) for w in manifest["weights"])})
-    own |= identity(manifest) in samples.statistics.get("teachers", {}).values()  # whatever its step
-    own |= any(i["role"] == "init" and i["digest"] in used for i in manifest["inputs"])  # or what grew out of it
-    if own and not allow_own:
-        raise ConfigError(
-            "this judge helped to train what it would judge, so its scores mean little",
-            where=path,
-            fix="train another: rgs train segmenter --arch deeplabv3 …; or accept it with --allow-own-judge",
-        )
-    return judge, own
-
-
-def choose(config: Evaluate, opened: Opened) -> tuple[list[Metric], list[NotComputed]]:
-    """Metrics whose inputs are there, and the others with the reason; ConfigError if one asked for is among those."""
-    wanted: list[Metric] = []
-    missing: list[NotComputed] = []
-    for name in config.metrics or METRICS:
-        lacks = []
-        if name in OF_REFERENCE and opened.reference is None:
-            lacks.append("reference images (--reference)")
-        if name in OF_JUDGE and opened.judge is None:
-            lacks.append("a trained segmenter (--judge)")
-        if lacks and config.metrics is not None:
-            raise ConfigError(f"{name} needs {' and '.join(lacks)}", fix="give it, or leave the metric out")
-        if lacks:
-            missing.append(NotComputed(name, f"needs {' and '.join(lacks)}"))
-        else:
-            wanted.append(name)
-    if not wanted:
+def choose_for(config: Evaluate, opened: Opened, weights: Path | None) -> Choice:
+    """The scores to compute; ConfigError when there are none."""
+    choice = choose(
+        config.metrics,
+        Given(
+            images=len(opened.samples),
+            references=0 if opened.reference is None else opened.layouts,
+            judge=opened.judge is not None,
+            features=None if opened.features is None else opened.features.name,
+            space=opened.space,
+            net=config.lpips,
+            weights=weights,
+            allow_few=config.allow_few,
+        ),
+    )
+    if not choice.jobs and not opened.seen.inputs:
         raise ConfigError("there is nothing to measure with", fix="give --reference, --judge, or both")
-    return wanted, missing
+    if config.metrics is None:
+        choice.missing += lacking(opened.seen, opened.artifact)
+    return choice
 
 
-def measure(opened: Opened, wanted: Sequence[Metric], batch: int, device: torch.device, progress: Progress) -> Measured:
-    """Read every sample and its reference once, and let the judge see them."""
-    seen = Measured()
-    net = None
-    if opened.judge is not None:
-        found = opened.judge.nets["S"]
-        assert isinstance(found, SegmenterNet)
-        net = found.to(device).eval()
-    firsts = {sample.source: sample for sample in reversed(opened.samples)}  # a reference is judged once
-    done = 0
-    for chunk in _same_size(opened.samples, batch):
-        outputs = np.stack([image for _, image in chunk])
-        size: Size = outputs.shape[1:3]
-        seen.sizes.add(size)
-        members = [sample for sample, _ in chunk]
-        layouts = [read_labels(sample.layout, opened.schema, size) for sample in members]
-        if net is not None:
-            counts, features = _judged(net, outputs, layouts, opened.schema, device)
-            seen.counts += counts
-            seen.features += features
-        if opened.reference is not None:
-            references = []
-            for sample in members:
-                real = read_image(opened.reference.images[sample.source])
-                seen.real_sizes.add((real.shape[0], real.shape[1]))
-                references.append(resize_image(real, size))
-            if "psnr" in wanted:
-                seen.psnr += quality.psnr(outputs, np.stack(references)).tolist()
-            if "ssim" in wanted and min(size) >= quality.SSIM_SIDE:
-                seen.ssim += quality.ssim(outputs, np.stack(references)).tolist()
-            new = [i for i, sample in enumerate(members) if firsts[sample.source] is sample]
-            if net is not None and new:
-                reals = np.stack([references[i] for i in new])
-                counts, features = _judged(net, reals, [layouts[i] for i in new], opened.schema, device)
-                seen.real_counts += counts
-                seen.real_features += features
-        done += len(chunk)
-        progress("eval", done, len(opened.samples))
-    return seen
-
-
-def _same_size(samples: Sequence[Sample], batch: int) -> Iterator[list[tuple[Sample, np.ndarray]]]:
-    """Consecutive samples of one size with their images, at most `batch` of them."""
-    read = ((sample, read_image(sample.image)) for sample in samples)
-    for _, group in groupby(read, key=lambda pair: pair[1].shape):
-        chunk = []
-        for pair in group:
-            chunk.append(pair)
-            if len(chunk) == batch:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
-
-
-def _judged(
-    net: SegmenterNet, images: np.ndarray, layouts: Sequence[np.ndarray], schema: Schema, device: torch.device
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """For each image: class counts (classes, 3) of the judge's prediction against its layout, and features (d,)."""
-    classes = len(schema.classes)
-    predicted, features = segment(net, images, device)
-    pairs = zip(layouts, predicted, strict=True)
-    counts = [segmentation.class_counts(segmentation.confusion(wanted, p, classes)) for wanted, p in pairs]
-    return counts, list(features)
-
-
-def score(opened: Opened, seen: Measured, wanted: Sequence[Metric]) -> tuple[list[Score], list[NotComputed]]:
-    """The scores with their protocols, and those that these images do not allow."""
+def _context(opened: Opened, seen: Measured, config: Evaluate) -> Context:
+    """What the scores share."""
     common: dict[str, Any] = {"images": len(opened.samples), "size": sizes_text(seen.sizes)}
+    if config.subject != "output":
+        common["of"] = OF_SUBJECT[config.subject]
     if opened.reference is not None:
-        common["real images"] = len({sample.source for sample in opened.samples})
+        common["real images"] = opened.layouts
         common["reference"] = resizing_text(seen.real_sizes, seen.sizes)
     common |= {"codec": "PNG", "synthesis seed": opened.artifact.config.get("seed")}
-    results: list[Score | NotComputed] = []
-    for name in wanted:
-        if name == "psnr":
-            results.append(psnr_score(seen.psnr, common))
-        elif name == "ssim":
-            results.append(ssim_score(seen.ssim, len(opened.samples), common))
-        else:
-            assert opened.judge is not None
-            judge = JudgeName(opened.judge.weights.run.name, opened.judge.digest[:8], opened.own_judge)
-            if name == "frechet":
-                results.append(frechet_score(seen.features, seen.real_features, judge, common))
-            else:
-                results.append(agreement_score(name, seen.counts, seen.real_counts, judge, common))
-    scores = [r for r in results if isinstance(r, Score)]
-    return scores, [r for r in results if isinstance(r, NotComputed)]
+    return Context(common, *owners(opened.samples), config.seed)
+
+
+def score(
+    opened: Opened, seen: Measured, choice: Choice, context: Context, net: perceptual.Net
+) -> tuple[list[Score], list[NotComputed]]:
+    """The scores with their protocols and intervals, and those that these images do not allow."""
+    results = [_score(job, opened, seen, context, net) for job in choice.jobs]
+    return [r for r in results if isinstance(r, Score)], [r for r in results if isinstance(r, NotComputed)]
+
+
+def _judge_view(opened: Opened, seen: Measured, net: SegmenterNet | None, device: torch.device) -> JudgeView | None:
+    """The judge's features for the copy check; None without a judge or with images of several sizes."""
+    if opened.judge is None or net is None or len(seen.sizes) > 1:
+        return None
+    outputs = np.stack(seen.features[JUDGE])
+    reals = np.stack(seen.real_features[JUDGE]) if opened.reference is not None else None
+    label = f"{opened.judge.name.label}, weights {opened.judge.name.weights}"
+    return JudgeView(label, outputs, reals, next(iter(seen.sizes)), lambda images: segment(net, images, device)[1])
+
+
+def _score(job: Job, opened: Opened, seen: Measured, context: Context, net: perceptual.Net) -> Score | NotComputed:
+    if job.metric in OF_PAIRS:
+        return pairwise_score(job.name, pairwise(job.metric, net), seen.values[job.metric], context)
+    if job.metric in OF_JUDGE:
+        assert opened.judge is not None
+        return agreement_score(job.metric, seen.counts, seen.real_counts, opened.judge.name, context)
+    if job.space == "inception":
+        layer, name = LAYERS[job.metric], None
+    else:
+        assert opened.features is not None
+        layer, name = JUDGE if opened.features is opened.judge else SEGMENTER, opened.features.name
+    return distance_score(job.metric, name, seen.features[layer], seen.real_features[layer], context)
 
 
 def _summary(opened: Opened, history: History) -> str:
     """One sentence: made from what, by what, compared with what."""
-    text = f"Made from {len({s.source for s in opened.samples})} layouts by {history.made_by}"
+    text = f"Made from {opened.layouts} layouts by {history.made_by}"
     if opened.reference is not None:
         reference = opened.reference
         text += (
@@ -352,15 +334,15 @@ def _summary(opened: Opened, history: History) -> str:
 def _judge_json(opened: Opened) -> dict[str, Any] | None:
     if opened.judge is None:
         return None
-    manifest = opened.judge.weights.manifest
-    model = manifest["config"]["model"]
+    weights = opened.judge.run.weights
+    model = weights.manifest["config"]["model"]
     return {
-        "name": opened.judge.weights.run.name,
+        "name": weights.run.name,
         "architecture": model["arch"],
         "size": "x".join(map(str, model["size"][::-1])),
-        "weights": opened.judge.digest,
-        "step": opened.judge.weights.step,
-        "own": opened.own_judge,
+        "weights": weights.sha256,
+        "step": weights.step,
+        "own": opened.judge.own,
     }
 
 
@@ -390,6 +372,21 @@ def _examples(config: Evaluate, opened: Opened) -> tuple[list[Example], list[str
     columns = [str(c) for c in config.columns if any(row.images[c] is not None for row in rows)]
     note = f"{count} of {total}, drawn at random (seed {config.seed}), not picked by eye." if count < total else ""
     return rows, columns, note or f"All {total}."
+
+
+def _standouts(opened: Opened, scores: Sequence[Score]) -> dict[str, list[Example]]:
+    """The rows of the best and the worst images, by headings that say by which score."""
+    found = extremes([score.to_json() for score in scores])
+    if found is None:
+        return {}
+    title, values = found.score["title"], found.score["per_image"]
+    return {
+        f"{kind} by {title}": [
+            Example(f"{opened.samples[i].name}: {show_number(values[i])}", _row(opened.samples[i], opened))
+            for i in numbers
+        ]
+        for kind, numbers in (("Best", found.best), ("Worst", found.worst))
+    }
 
 
 def _row(sample: Sample, opened: Opened) -> Mapping[str, np.ndarray | None]:

@@ -90,10 +90,10 @@ def machine() -> dict[str, Any]:
 def weights(directory: Path | None = None) -> list[dict[str, Any]]:
     """The published weights that rgs can use, and whether they are on this machine."""
     from pipelines.errors import EnvironmentFault
-    from pipelines.weights import VGG19, resolve
+    from pipelines.weights import USES, resolve
 
     rows = []
-    for name, use in ((VGG19, "perceptual loss of SPADE and RESAIL"),):
+    for name, use in USES.items():
         try:
             found: str | None = str(resolve(name, directory))
         except EnvironmentFault:

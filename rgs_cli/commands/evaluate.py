@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rgs_cli import console
-from rgs_cli.options import ConfigFile, Device, DryRun, Format, Json, Out, Set, user_layers
+from rgs_cli.options import ConfigFile, Device, DryRun, Format, Json, Out, Set, Weights, user_layers
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Argument(metavar="SAMPLES", help="What rgs synthesize wrote.", show_default=False)],
+    given: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SAMPLES", help="What rgs synthesize wrote; with --compare two reports or more.", show_default=False
+        ),
+    ],
     out: Out,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Put reports side by side; differences are to the first.")
+    ] = False,
     reference: Annotated[
         Path | None, typer.Option("--reference", "-r", help="A dataset, or a folder of images named as the samples.")
     ] = None,
@@ -21,8 +29,44 @@ def evaluate(
     format_: Format = None,
     judge: Annotated[str | None, typer.Option("--judge", metavar="RUN[@STEP]", help="A run of a segmenter.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="A score to compute; repeatable. All that can be if not given.")
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="psnr, ssim, lpips, style, miou, accuracy, frechet, fid, kid, precision, recall or is; repeatable. "
+            "All that can be computed if not given.",
+        ),
     ] = None,
+    subject: Annotated[
+        str | None,
+        typer.Option(
+            "--subject",
+            help="output; or as bounds to compare with: guidance (the guidance images in their place) or shuffled "
+            "(outputs against the layouts of others).",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="inception|segmenter:RUN",
+            help="What distances between sets are measured in; a segmenter's are never called FID. The judge's, and "
+            "Inception's where its weights are, if not given.",
+        ),
+    ] = None,
+    bank: Annotated[
+        Path | None,
+        typer.Option("--bank", help="The samples' bank: measure retrieval, and look for segments that were copied."),
+    ] = None,
+    training: Annotated[
+        Path | None,
+        typer.Option("--training", metavar="DATA", help="The training dataset: look for images that were copied."),
+    ] = None,
+    training_split: Annotated[str | None, typer.Option("--training-split", help="With --training: the split.")] = None,
+    weights: Weights = None,
+    allow_few: Annotated[
+        bool,
+        typer.Option("--allow-few", help="Compute fid, kid, is, precision and recall of few images, as fid@100."),
+    ] = False,
     allow_own_judge: Annotated[
         bool, typer.Option("--allow-own-judge", help="Accept a judge that helped to train what it judges.")
     ] = False,
@@ -34,16 +78,42 @@ def evaluate(
 ) -> None:
     """Score images against real ones and under a judge: report.json, and report.html to send to a colleague.
 
-    Example: rgs eval samples/x -r photos --split val --judge runs/judge -o reports/x
+    Examples: rgs eval samples/x -r photos --split val --judge runs/judge -o reports/x;
+    rgs eval samples/x -r photos --split val --bank banks/x --training photos --training-split train -o reports/z;
+    rgs eval --compare reports/x reports/y -o reports/x-y;
+    rgs eval samples/x -r photos --split val --metric fid --metric kid --weights weights --allow-few -o reports/y
     """
     from pipelines.config import dump_yaml, resolve
+    from pipelines.errors import ConfigError
     from pipelines.stages import evaluate as stage
 
-    flags = {"split": split, "metrics": metric or None, "allow_own_judge": allow_own_judge or None}
+    if compare:
+        _compare(given, out, user_layers(config, set_, {}), json=json, dry_run=dry_run)
+        return
+    if len(given) > 1:
+        raise ConfigError("one folder of samples at a time", where=given[1], fix="or compare reports with --compare")
+    samples = given[0]
+    flags = {
+        "subject": subject,
+        "split": split,
+        "training_split": training_split,
+        "metrics": metric or None,
+        "allow_own_judge": allow_own_judge or None,
+        "allow_few": allow_few or None,
+    }
     resolved = resolve(stage.Evaluate, user_layers(config, set_, flags))
     if dry_run:
         plan = stage.plan(
-            resolved, samples=samples, reference=reference, reference_format=format_, judge=judge, out=out
+            resolved,
+            samples=samples,
+            reference=reference,
+            reference_format=format_,
+            judge=judge,
+            features=features,
+            bank=bank,
+            training=training,
+            weights=weights,
+            out=out,
         )
         console.emit(dump_yaml(plan).rstrip())
         return
@@ -54,11 +124,28 @@ def evaluate(
             reference=reference,
             reference_format=format_,
             judge=judge,
+            features=features,
+            bank=bank,
+            training=training,
+            weights=weights,
             out=out,
             device=device,
             progress=progress,
         )
     for name, value in artifact.statistics["scores"].items():
         console.say(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+    console.emit_artifact(out, json)
+    console.say(f"open {out / 'report.html'}")
+
+
+def _compare(reports: list[Path], out: Path, layers: list[Any], *, json: bool, dry_run: bool) -> None:
+    from pipelines.config import dump_yaml, resolve
+    from pipelines.stages import compare as stage
+
+    resolved = resolve(stage.Compare, layers)
+    if dry_run:
+        console.emit(dump_yaml(stage.plan(resolved, reports=reports, out=out)).rstrip())
+        return
+    stage.run(resolved, reports=reports, out=out)
     console.emit_artifact(out, json)
     console.say(f"open {out / 'report.html'}")

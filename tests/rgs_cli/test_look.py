@@ -31,11 +31,27 @@ def test_a_judge_must_not_judge_what_it_taught(
     assert json.loads((tmp_path / "fair" / "report.json").read_text())["judge"]["own"] is False
 
 
-def test_what_an_evaluation_lacks(samples: Path, town: Path, generator: Path, tmp_path: Path) -> None:
+def test_what_an_evaluation_lacks(
+    samples: Path, town: Path, generator: Path, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     words = ["eval", samples, "-o", tmp_path / "x", *CPU]
     assert "there is nothing to measure with" in fails(2, *words)
     assert "miou needs a trained segmenter (--judge)" in fails(2, *words, "-r", town, "--metric", "miou")
-    assert "not 'fid'" in fails(2, *words, "-r", town, "--metric", "fid")
+    assert "not 'fvd'" in fails(2, *words, "-r", town, "--metric", "fvd")
+    real = ["-r", town, "--split", "val", "--metric"]
+    assert "2048 images or more, and there are 4" in fails(2, *words, *real, "fid")
+    for metric in (
+        ["fid", "--allow-few"],
+        ["lpips"],
+        ["style"],
+        ["precision", "--allow-few", "--features", "inception"],
+    ):
+        said = fails(4, *words, *real, *metric, "--weights", tmp_path / "w")
+        assert f"{metric[0]} cannot be computed" in said and ".pth" in said and str(tmp_path / "w") in said
+    assert "fid is not measured in segmenter features" in fails(
+        2, *words, *real, "fid", "--features", f"segmenter:{judge}"
+    )
     assert "this is a run of resail, not of segmenter" in fails(3, *words, "--judge", generator)
     said = fails(3, *words, "-r", town, "--split", "train")
     assert "4 of 4 layouts have no reference image of their name" in said and "'00012'" in said
@@ -108,6 +124,8 @@ def test_show_weights_and_this_machine(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     rows = succeed("show", "weights", "--json").json["weights"]
     assert [row["found"] for row in rows] == [None] * len(rows)
-    assert "vgg19" in succeed("show", "weights").out
+    text = succeed("show", "weights").out
+    assert all(name in text for name in ("vgg19-", "vgg16-", "weights-inception-", "alexnet-", "squeezenet1_1-"))
+    assert all(metric in text for metric in ("FID", "LPIPS", "precision and recall", "style loss"))
     found = succeed("show", "environment", "--json").json
     assert "torch" in found["packages"] and found["cores"] >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines import weights as published
 from pipelines.artifact import Artifact, Input, open_artifact, writing
 from pipelines.config import Config
 from pipelines.data.palette import paint_labels
 from pipelines.data.scene import Category, Schema
-from pipelines.errors import ArtifactError, ConfigError, DataError, RgsError
+from pipelines.errors import ArtifactError, ConfigError, DataError, EnvironmentFault, RgsError
+from pipelines.metrics import fidelity
+from pipelines.metrics.choice import Metric
+from pipelines.metrics.samples import read_samples, take_subject
 from pipelines.segment import segmenter
 from pipelines.segment.networks import SegmenterNet
 from pipelines.segment.segmenter import Segmenter, SegmenterConfig
@@ -26,6 +31,7 @@ from pipelines.stages import evaluate
 from pipelines.stages.evaluate import Evaluate
 from pipelines.stages.train import config_of
 from pipelines.train.run import RunWriter, identity
+from tests.metrics.planted import plant, squeezenet_state
 
 SCHEMA = Schema(
     (
@@ -36,6 +42,12 @@ SCHEMA = Schema(
     ignored=(255,),
 )
 SIZE = (24, 32)
+
+
+NEED_WEIGHTS = {"lpips", "style", "fid", "is", "kid", "precision", "recall"}
+NEED_SOURCES = {"copy/segments", "copy/photos"}
+"""Need a bank and training images."""
+"""What no machine without published weights computes."""
 
 
 class ColorJudge(SegmenterNet):
@@ -55,7 +67,8 @@ class ColorJudge(SegmenterNet):
 
 
 @pytest.fixture(autouse=True)
-def color_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def color_judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-weights"))
     monkeypatch.setattr(segmenter, "build_network", lambda config, classes: ColorJudge())
 
 
@@ -94,7 +107,9 @@ def make_samples(
     teachers: dict[str, str] | None = None,
     run: Input | None = None,
     schema: Schema = SCHEMA,
+    listed: Callable[[list[dict[str, Any]]], list[dict[str, Any]]] = list,
 ) -> Path:
+    """A samples artifact, an image per layout and variant. listed: changes the list of samples before it is kept."""
     statistics: dict[str, Any] = {
         "schema": schema.to_json(),
         "system": "resail",
@@ -114,7 +129,7 @@ def make_samples(
                 paths = {k: f"{p}/{name}.png" for k, p in (("image", "images"), ("layout", "layouts"))}
                 guidance = f"guidance/{name}.png"
                 lines.append({"name": name, "source": source, "variant": variant, "guidance": guidance, **paths})
-        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in listed(lines)))
     return out
 
 
@@ -151,6 +166,14 @@ def values(artifact: Artifact) -> dict[str, float]:
     return {s["name"]: s["value"] for s in report_of(artifact)["scores"]}
 
 
+def numbers(artifact: Artifact) -> dict[str, float]:
+    """Scores and the ends of their intervals."""
+    found = values(artifact)
+    for score in report_of(artifact)["scores"]:
+        found |= {f"{score['name']} {end}": value for end, value in enumerate(score["interval"] or ())}
+    return found
+
+
 def noisy(name: str, labels: np.ndarray) -> np.ndarray:
     noise = np.random.default_rng(sum(map(ord, name))).integers(-90, 90, (*labels.shape, 3))
     return np.clip(paint_labels(labels, SCHEMA) + noise, 0, 255).astype(np.uint8)
@@ -167,12 +190,15 @@ def test_a_perfect_judge_on_perfect_images(tmp_path: Path) -> None:
         device="cpu",
     )
     found = values(artifact)
-    assert found == pytest.approx(
-        {"psnr": 100, "ssim": 1, "miou": 1, "accuracy": 1, "frechet[segmenter:judge]": 0}, abs=1e-9
-    )
+    perfect = {"psnr": 100, "ssim": 1, "miou": 1, "accuracy": 1, "precision": 1, "recall": 1, "frechet": 0}
+    of_features = ("frechet", "precision", "recall")
+    expected = {f"{name}[segmenter:judge]" if name in of_features else name: v for name, v in perfect.items()}
+    kid = found.pop("kid[segmenter:judge]")
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert kid < 0  # unbiased: a set has no distance to itself, and pairs of equal images count on one side only
     report = report_of(artifact)
     assert [s["on_real"] for s in report["scores"] if s["name"] in ("miou", "accuracy")] == [1, 1]
-    assert report["not_computed"] == []
+    assert {n["name"] for n in report["not_computed"]} == NEED_WEIGHTS | NEED_SOURCES
     assert [c["iou"] for c in report["classes"]] == [1, 1, 1]
     assert sum(c["share"] for c in report["classes"]) == pytest.approx(1)
 
@@ -204,11 +230,9 @@ def test_a_planted_mistake_has_its_price(tmp_path: Path) -> None:
 def test_scores_do_not_depend_on_batch_or_order(tmp_path: Path) -> None:
     reference, judge = make_reference(tmp_path / "real"), make_judge(tmp_path / "judge")
     samples = make_samples(tmp_path / "x", noisy, variants=2)
-    turned = make_samples(tmp_path / "y", noisy, variants=2)
-    lines = (turned / "samples.jsonl").read_text().splitlines(keepends=True)
-    (turned / "samples.jsonl").write_text("".join(lines[::-1]))
+    turned = make_samples(tmp_path / "y", noisy, variants=2, listed=lambda lines: lines[::-1])
     found = [
-        values(
+        numbers(
             evaluate.run(
                 Evaluate(batch=batch), samples=path, reference=reference, judge=judge, out=tmp_path / out, device="cpu"
             )
@@ -247,8 +271,10 @@ def test_larger_references_are_averaged_down_and_the_protocol_says_so(tmp_path: 
     assert report["scores"][0]["protocol"]["size"] == "32x24"
     assert report["scores"][0]["protocol"]["reference"].startswith("64x48, resized to the output (OpenCV INTER_AREA")
     reasons = {n["name"]: n["reason"] for n in report["not_computed"]}
-    assert reasons.keys() == {"miou", "accuracy", "frechet"}
-    assert all("--judge" in reason for reason in reasons.values())
+    assert reasons.keys() == {"miou", "accuracy", "frechet"} | NEED_WEIGHTS | NEED_SOURCES
+    assert all("--judge" in reasons[name] for name in ("miou", "accuracy", "frechet"))
+    assert all("are not on this machine" in reasons[name] for name in ("lpips", "style"))
+    assert all("--allow-few" in reasons[name] for name in NEED_WEIGHTS - {"lpips", "style"})
 
 
 def test_a_dataset_can_be_the_reference(tmp_path: Path) -> None:
@@ -287,7 +313,9 @@ def test_every_number_has_its_protocol(tmp_path: Path) -> None:
         )
         assert re.search(r"\d+\.\d+", protocol["library"])
         if score["name"] not in ("psnr", "ssim"):
-            assert protocol["judge weights"] == weights_digest(judge)[:8]
+            key = "judge weights" if score["name"] in ("miou", "accuracy") else "features weights"
+            assert protocol[key] == weights_digest(judge)[:8]
+        assert "layouts" in protocol["interval_protocol"]
         assert "fid" not in score["name"].lower()
 
 
@@ -310,7 +338,7 @@ REFUSALS: dict[str, tuple[type[RgsError], str, Callable[[Path], dict[str, Any]]]
     ),
     "reference asked for but not given": (
         ConfigError,
-        r"frechet needs reference images \(--reference\)",
+        r"frechet\[segmenter:judge\] needs reference images \(--reference\)",
         lambda t: {"reference": None, "judge": make_judge(t / "judge"), "config": Evaluate(metrics=("frechet",))},
     ),
     "judge with other classes": (
@@ -391,7 +419,7 @@ def test_a_judge_that_helped_to_train_is_refused_or_named(tmp_path: Path) -> Non
 
 def test_a_judge_is_known_by_its_run_and_by_what_it_grew_out_of(tmp_path: Path) -> None:
     teacher = make_judge(tmp_path / "teacher", inputs=[Input("data", "photos", "d" * 64)])
-    known = {
+    known: dict[str, Any] = {
         "trained_with": {"segmenter": weights_digest(teacher)},
         "teachers": {"segmenter": identity(open_artifact(teacher, "run").manifest)},
     }
@@ -411,8 +439,10 @@ def test_one_image_has_no_frechet_distance(tmp_path: Path) -> None:
         "judge": make_judge(tmp_path / "judge"),
     }
     artifact = evaluate.run(Evaluate(), **given, out=tmp_path / "report", device="cpu")
-    (missing,) = report_of(artifact)["not_computed"]
-    assert missing["name"] == "frechet[segmenter:judge]" and "2 images" in missing["reason"]
+    missing = {n["name"]: n["reason"] for n in report_of(artifact)["not_computed"]}
+    assert "2 images" in missing["frechet[segmenter:judge]"] and "2 images" in missing["kid[segmenter:judge]"]
+    assert "4 images" in missing["precision[segmenter:judge]"] and "4 images" in missing["recall[segmenter:judge]"]
+    assert all(s["interval"] is None for s in report_of(artifact)["scores"])
     with pytest.raises(DataError, match="2 images"):
         evaluate.run(Evaluate(metrics=("frechet",)), **given, out=tmp_path / "other", device="cpu")
 
@@ -429,10 +459,138 @@ def test_few_images_are_warned_of(tmp_path: Path) -> None:
     assert "3 images for 3 features" in report_of(artifact)["scores"][0]["warning"]
 
 
-def test_a_path_that_climbs_out_is_refused(tmp_path: Path) -> None:
+def test_scores_have_intervals_over_layouts(tmp_path: Path) -> None:
+    reference, judge = make_reference(tmp_path / "real", 12), make_judge(tmp_path / "judge")
+
+    def scores(variants: int) -> dict[str, dict[str, Any]]:
+        drawn = make_samples(
+            tmp_path / f"x{variants}", lambda name, labels: noisy(name[:3], labels), count=12, variants=variants
+        )
+        out = tmp_path / f"r{variants}"
+        artifact = evaluate.run(Evaluate(), samples=drawn, reference=reference, judge=judge, out=out, device="cpu")
+        return {s["name"]: s for s in report_of(artifact)["scores"]}
+
+    once, thrice = scores(1), scores(3)
+    for name, found in once.items():
+        low, high = found["interval"]
+        assert low <= found["value"] <= high and "12 layouts" in found["protocol"]["interval_protocol"], name
+    assert once["psnr"]["interval"][0] < once["psnr"]["interval"][1]
+    for name in ("psnr", "ssim", "miou", "accuracy"):  # the same images three times say no more
+        assert thrice[name]["interval"] == pytest.approx(once[name]["interval"], rel=1e-9)
+
+
+def test_features_of_another_segmenter(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "samples": make_samples(tmp_path / "x", noisy, count=8),
+        "reference": make_reference(tmp_path / "real", 8),
+        "device": "cpu",
+    }
+    judge, other = make_judge(tmp_path / "judge"), make_judge(tmp_path / "other", seed=0.01)
+    of_judge = evaluate.run(Evaluate(), **given, judge=judge, out=tmp_path / "a")
+    of_other = evaluate.run(Evaluate(), **given, features=f"segmenter:{other}", out=tmp_path / "b")
+    both = evaluate.run(Evaluate(), **given, judge=judge, features=f"segmenter:{other}", out=tmp_path / "c")
+    names = ("frechet", "kid", "precision", "recall")
+    assert set(values(of_other)) == {"psnr", "ssim", *(f"{name}[segmenter:other]" for name in names)}
+    assert set(values(both)) == {"miou", "accuracy", *values(of_other)}
+    for name in names:  # these networks differ in their palettes, not in their features
+        one, two = values(of_judge)[f"{name}[segmenter:judge]"], values(of_other)[f"{name}[segmenter:other]"]
+        assert one == pytest.approx(two, abs=1e-6) == values(both)[f"{name}[segmenter:other]"]
+    protocol = next(s for s in report_of(both)["scores"] if s["name"].startswith("kid"))["protocol"]
+    assert protocol["features"] == "segmenter:other" and protocol["features weights"] == weights_digest(other)[:8]
+    assert [i["role"] for i in both.manifest["inputs"]] == ["samples", "reference", "judge", "features"]
+
+
+@pytest.mark.parametrize("text", ["clip", "segmenter:", "segmenter", "inception:x", ""])
+def test_unknown_features_are_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown features"):
+        evaluate.run(
+            Evaluate(), samples=make_samples(tmp_path / "x"), reference=None, features=text, out=tmp_path / "r"
+        )
+
+
+def test_features_that_helped_to_train_are_refused_or_named(tmp_path: Path) -> None:
+    teacher = make_judge(tmp_path / "teacher")
+    given: dict[str, Any] = {
+        "samples": make_samples(tmp_path / "x", trained_with={"segmenter": weights_digest(teacher)}),
+        "reference": make_reference(tmp_path / "real"),
+        "features": f"segmenter:{teacher}",
+        "device": "cpu",
+    }
+    with pytest.raises(ConfigError, match="helped to train"):
+        evaluate.run(Evaluate(), **given, out=tmp_path / "r")
+    artifact = evaluate.run(Evaluate(allow_own_judge=True, metrics=("frechet",)), **given, out=tmp_path / "r")
+    assert "helped to train" in report_of(artifact)["scores"][0]["warning"]
+
+
+def test_weights_missing_or_images_few(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "samples": make_samples(tmp_path / "x"),
+        "reference": make_reference(tmp_path / "real"),
+        "weights": tmp_path / "mine",
+        "out": tmp_path / "report",
+        "device": "cpu",
+    }
+    with pytest.raises(ConfigError, match="2048 images or more, and there are 4"):
+        evaluate.run(Evaluate(metrics=("fid",)), **given)
+    for metrics in (("fid",), ("lpips",), ("style",)):
+        with pytest.raises(EnvironmentFault, match=f"{metrics[0]} cannot be computed") as error:
+            evaluate.run(Evaluate(metrics=metrics, allow_few=True), **given)
+        assert str(tmp_path / "mine") in str(error.value)
+    assert not (tmp_path / "report").exists()
+
+
+def test_published_networks_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that a few images can be asked for; Inception and VGG-16, which take seconds, are stood in for by colors."""
+
+    def colors(names: Sequence[str]) -> Callable[..., Any]:
+        def features(images: np.ndarray) -> dict[str, np.ndarray]:
+            found = np.concatenate([images.mean((1, 2)), images.std((1, 2))], axis=1).astype(np.float32) / 64
+            return dict.fromkeys(names, found)
+
+        return lambda weights, device: features
+
+    folder = tmp_path / "weights"
+    monkeypatch.setattr(published, "SQUEEZENET", plant(folder, "squeezenet1_1", squeezenet_state()).name)
+    for name, stem in (("INCEPTION", "weights-inception"), ("VGG16", "vgg16")):
+        monkeypatch.setattr(published, name, plant(folder, stem, {"x": torch.zeros(1)}).name)
+    monkeypatch.setattr(fidelity, "inception", colors(("pool", "logits")))
+    monkeypatch.setattr(fidelity, "vgg16", colors(("fc2",)))
+    given: dict[str, Any] = {
+        "samples": make_samples(tmp_path / "x", noisy, count=20),
+        "reference": make_reference(tmp_path / "real", 20),
+        "weights": folder,
+        "device": "cpu",
+    }
+    wanted: tuple[Metric, ...] = ("fid", "kid", "is", "precision", "recall", "lpips")
+    config = Evaluate(metrics=wanted, allow_few=True, lpips="squeeze")
+    planned = evaluate.plan(config, **{k: v for k, v in given.items() if k != "device"}, out=tmp_path / "a")
+    assert planned["metrics"] == [*wanted[:5], "lpips[squeeze]"] and len(planned["weights"]) == 3
+    first = evaluate.run(config, **given, out=tmp_path / "a")
+    scores = {s["name"]: s for s in report_of(first)["scores"]}
+    assert set(scores) == {*(f"{name}@20" for name in wanted[:5]), "lpips[squeeze]"}
+    for name, score in scores.items():
+        assert score["interval"][0] <= score["value"] <= score["interval"][1]
+        assert re.search(r"-(\w{8})\.pth \(sha256 \1\)", score["protocol"]["weights"])
+        assert ("not to be set beside published numbers" in (score["warning"] or "")) == name.endswith("@20")
+    second = evaluate.run(config.model_copy(update={"batch": 3}), **given, out=tmp_path / "b")
+    assert values(first) == pytest.approx(values(second), rel=1e-5)
+    (folder / published.SQUEEZENET).write_bytes(b"another file")
+    with pytest.raises(ArtifactError, match="sha256"):
+        evaluate.run(config, **given, out=tmp_path / "c")
+    rest = evaluate.run(Evaluate(lpips="squeeze"), **given, out=tmp_path / "d")
+    assert "sha256" in {n["name"]: n["reason"] for n in report_of(rest)["not_computed"]}["lpips[squeeze]"]
+
+
+def test_a_changed_image_is_refused(tmp_path: Path) -> None:
     samples = make_samples(tmp_path / "x")
+    write_png(samples / "images" / "s01.png", np.zeros((*SIZE, 3), dtype=np.uint8))
+    with pytest.raises(ArtifactError, match=r"s01\.png"):
+        evaluate.run(Evaluate(), samples=samples, reference=make_reference(tmp_path / "real"), out=tmp_path / "report")
+
+
+def test_a_path_that_climbs_out_is_refused(tmp_path: Path) -> None:
     line = {"name": "s", "source": "s", "variant": 0, "image": "../out.png", "layout": "layouts/s00.png"}
-    (samples / "samples.jsonl").write_text(json.dumps(line).ljust((samples / "samples.jsonl").stat().st_size))
+    samples = make_samples(tmp_path / "x", listed=lambda lines: [line])
     write_png(tmp_path / "out.png", np.zeros((*SIZE, 3), dtype=np.uint8))
     with pytest.raises(DataError, match="outside"):
         evaluate.run(Evaluate(), samples=samples, reference=tmp_path, out=tmp_path / "report", device="cpu")
@@ -514,6 +672,48 @@ def test_the_report_is_an_artifact_with_its_inputs(tmp_path: Path) -> None:
     second = evaluate.run(Evaluate(), **given, out=tmp_path / "b", device="cpu")
     assert [i["role"] for i in planned["inputs"]] == ["samples", "reference", "judge"]
     assert planned["inputs"] == first.manifest["inputs"]
-    assert planned["metrics"] == ["psnr", "ssim", "miou", "accuracy", "frechet"]
+    assert planned["metrics"] == list(values(first))
+    assert {n["name"] for n in planned["not_computed"]} == NEED_WEIGHTS | NEED_SOURCES
     assert first.digest == second.digest
     assert first.statistics["scores"] == values(first)
+
+
+def subject_values(tmp_path: Path, samples: Path, subject: str) -> dict[str, float]:
+    asked: tuple[Any, ...] = ("psnr", "miou", "accuracy")
+    artifact = evaluate.run(
+        Evaluate(subject=subject, metrics=asked),  # type: ignore[arg-type]
+        samples=samples,
+        reference=make_reference(tmp_path / "real") if not (tmp_path / "real").exists() else tmp_path / "real",
+        judge=make_judge(tmp_path / "judge") if not (tmp_path / "judge").exists() else tmp_path / "judge",
+        out=tmp_path / subject,
+        device="cpu",
+    )
+    return values(artifact)
+
+
+def test_the_bounds_of_an_output(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path / "x")
+    assert subject_values(tmp_path, samples, "output")["psnr"] == 100
+    # the guidance of these samples is the output at half its brightness
+    dark = [paint_labels(labels, SCHEMA).astype(float) for labels in layouts(4).values()]
+    expected = np.mean([10 * np.log10(255**2 / np.mean((image - image // 2) ** 2)) for image in dark])
+    assert subject_values(tmp_path, samples, "guidance")["psnr"] == pytest.approx(expected, abs=1e-3)
+    # perfect images of other layouts agree with a layout as often as the layouts agree with each other
+    shuffled = subject_values(tmp_path, samples, "shuffled")
+    maps = list(layouts(4).values())
+    agreements = [np.mean((a == b)[a >= 0]) for i, a in enumerate(maps) for j, b in enumerate(maps) if i != j]
+    assert min(agreements) <= shuffled["accuracy"] <= max(agreements) < 1
+    assert shuffled["miou"] < 0.5
+
+
+def test_shuffled_no_layout_keeps_its_own_image(tmp_path: Path) -> None:
+    samples = read_samples(open_artifact(make_samples(tmp_path / "x", count=5, variants=2), "samples"))
+    for seed in range(20):
+        other = take_subject(samples, "shuffled", seed, tmp_path)
+        assert all(a.source != b.source and a.image == b.image for a, b in zip(samples, other, strict=True))
+        assert all(b.layout.stem.startswith(b.source) for b in other)
+        assert sorted(b.source for b in other) == sorted(a.source for a in samples)
+    with pytest.raises(ConfigError, match="one layout"):
+        take_subject(samples[:2], "shuffled", 0, tmp_path)
+    with pytest.raises(ArtifactError, match="no guidance"):
+        take_subject([replace(samples[0], guidance=None)], "guidance", 0, tmp_path)
