@@ -4,7 +4,9 @@
 
 Without DATA a toy town is drawn first. Prints a table and writes benchmarks/results/build_bank.json. The bare cost
 takes the segments as given (the labels are decomposed beforehand) and runs in one thread; the build adds hashing the
-dataset, decomposing, canonical masks, checksums, writing with sync, and hashing the shards. Fastest of the rounds.
+dataset, decomposing, canonical masks, checksums, writing with sync, and hashing the shards. Each round runs them all in
+turn, and the fastest of each counts. CPU seconds are known for one job, which runs in this process: on a machine with
+other work they are what can be compared.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -54,14 +57,17 @@ def bare_cost(data: Path, split: str) -> Callable[[], None]:
     return work
 
 
-def seconds(work: Callable[[], object], rounds: int) -> float:
-    """The fastest of some runs: what disturbs a run only makes it slower."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def seconds(work: Callable[[], object]) -> tuple[float, float]:
+    """Wall and CPU seconds of one run."""
+    start, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - start, time.process_time() - cpu
+
+
+def fastest(works: Sequence[Callable[[], object]], rounds: int) -> list[tuple[float, float]]:
+    """The least wall and CPU seconds of each over the rounds: what disturbs a run only makes it slower."""
+    times = np.array([[seconds(work) for work in works] for _ in range(rounds)])
+    return [(float(wall), float(cpu)) for wall, cpu in times.min(axis=0)]
 
 
 def main() -> None:
@@ -80,28 +86,34 @@ def main() -> None:
             data = Path(folder) / "town"
             write_town(data, train=8 if options.smoke else 200, val=0)
         rounds = 1 if options.smoke else options.rounds
-        bare = seconds(bare_cost(data, options.split), rounds)
-        rows = [{"what": "decode, crop, encode", "jobs": 1, "seconds": bare}]
-        for jobs in options.jobs:
-            out = Path(folder) / "bank"
+        out = Path(folder) / "bank"
 
-            def build(jobs: int = jobs, out: Path = out) -> None:
-                shutil.rmtree(out, ignore_errors=True)
-                config = build_bank.BuildBank(split=options.split, shard_sources=2 if options.smoke else 64)
-                build_bank.run(config, data=data, out=out, jobs=jobs, max_bad=0)
+        def build(jobs: int) -> None:
+            shutil.rmtree(out, ignore_errors=True)
+            config = build_bank.BuildBank(split=options.split, shard_sources=2 if options.smoke else 64)
+            build_bank.run(config, data=data, out=out, jobs=jobs, max_bad=0)
 
-            rows.append({"what": "rgs build-bank", "jobs": jobs, "seconds": seconds(build, rounds)})
+        works = [bare_cost(data, options.split), *(partial(build, jobs) for jobs in options.jobs)]
+        times = fastest(works, rounds)
+        names = [("decode, crop, encode", 1), *(("rgs build-bank", jobs) for jobs in options.jobs)]
+        rows = [
+            {"what": what, "jobs": jobs, "seconds": wall, "cpu_seconds": cpu if jobs == 1 else None}
+            for (what, jobs), (wall, cpu) in zip(names, times, strict=True)
+        ]
+        bare, bare_cpu = times[0]
         statistics = build_bank.open_artifact(out, "bank").statistics
         size = sum(file.stat().st_size for file in out.rglob("*.h5"))
     sources, items = statistics["sources"], statistics["items"]
     print(f"{sources} images, {items} segments, {size / 2**20:.1f} MiB; {os.cpu_count()} CPUs")
-    print(f"{'':24}{'jobs':>5}{'seconds':>10}{'images/s':>10}{'segments/s':>12}{'x bare':>8}")
+    print(f"{'':24}{'jobs':>5}{'seconds':>10}{'images/s':>10}{'segments/s':>12}{'x bare':>8}{'x its CPU':>11}")
     for row in rows:
-        taken = float(row["seconds"])
+        taken, cpu = row["seconds"], row["cpu_seconds"]
         print(
-            f"{row['what']:24}{row['jobs']:>5}{taken:>10.2f}{sources / taken:>10.1f}"
-            f"{items / taken:>12.1f}{taken / bare:>8.2f}"
+            f"{row['what']:24}{row['jobs']:>5}{taken:>10.2f}{sources / taken:>10.1f}{items / taken:>12.1f}"
+            f"{taken / bare:>8.2f}" + (f"{cpu / bare_cpu:>11.2f}" if cpu else "")
         )
+    if options.smoke:
+        return
     options.out.parent.mkdir(parents=True, exist_ok=True)
     machine = {**environment(), "processor": platform.processor(), "cpus": os.cpu_count()}
     result = {"images": sources, "segments": items, "bytes": size, "rows": rows, "machine": machine}

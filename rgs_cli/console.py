@@ -67,10 +67,10 @@ def report(error: RgsError) -> None:
 
     console = Console(stderr=True, soft_wrap=True)
     console.print(Text.assemble(("error: ", "bold red"), error.what))
-    if error.where:
-        console.print(Text(f"  where: {error.where}"))
-    if error.fix:
-        console.print(Text(f"  fix:   {error.fix}"))
+    if where := error.where or error.place:
+        console.print(Text(f"  where: {where}"))
+    if fix := error.fix or error.advice:
+        console.print(Text(f"  fix:   {fix}"))
 
 
 @contextmanager

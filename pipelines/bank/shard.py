@@ -19,8 +19,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
-from pipelines.bank.storage import checksum, damaged, read_arrays, write_arrays
-from pipelines.errors import DataError
+from pipelines.artifact import write_atomic
+from pipelines.bank.storage import checksum, damaged, encode_arrays, read_arrays
+from pipelines.errors import ArtifactError, DataError
 
 FORMAT = "rgs/shard@1"
 PARTS = ("pixels", "mask", "canonical")
@@ -101,7 +102,12 @@ def decode_pixels(data: np.ndarray | bytes) -> np.ndarray | None:
 
 
 def write_shard(path: Path, shard: Shard) -> None:
-    """Write a shard file, whole or not at all. Its bytes depend on the shard alone."""
+    """Write a shard file, whole or not at all."""
+    write_atomic(path, encode_shard(shard))
+
+
+def encode_shard(shard: Shard) -> bytes:
+    """The bytes of a shard's file; they depend on the shard alone."""
     rows = [(number, source, piece) for number, (source, pieces) in enumerate(shard.sources) for piece in pieces]
     pieces = [piece for _, _, piece in rows]
     table = {
@@ -110,8 +116,7 @@ def write_shard(path: Path, shard: Shard) -> None:
         "bad": [asdict(bad) for bad in shard.bad],
     }
     width = len(pieces[0].canonical) if pieces else 0
-    write_arrays(
-        path,
+    return encode_arrays(
         {
             "table": np.frombuffer(json.dumps(table, sort_keys=True, ensure_ascii=False).encode(), np.uint8),
             "id": np.array([piece_id(source.id, piece.ordinal) for _, source, piece in rows], np.uint64),
@@ -161,7 +166,7 @@ def read_table(table: np.ndarray, path: Path) -> tuple[list[Source], list[BadSce
     """The sources and bad scenes of a shard. Raises ArtifactError when a newer rgs wrote it."""
     data: Mapping[str, Any] = json.loads(table.tobytes())
     if data["format"] != FORMAT:
-        raise damaged(path, f"its format is {data['format']}, this rgs reads {FORMAT}")
+        raise ArtifactError(f"this rgs reads {FORMAT}, the shard is {data['format']}", where=path, fix="upgrade rgs")
     return [Source(**source) for source in data["sources"]], [BadScene(**bad) for bad in data["bad"]]
 
 

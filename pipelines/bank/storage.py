@@ -25,12 +25,17 @@ CHECKSUM = "crc32"
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file whole or not at all. Raises OSError when the disk does not take it."""
-    image = io.BytesIO()  # in memory, since HDF5 can crash when a disk fills up under it
+    write_atomic(path, encode_arrays(arrays))
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of a file; made in memory, since HDF5 can crash when a disk fills up under it."""
+    image = io.BytesIO()
     with h5py.File(image, "w", libver=("earliest", "v110")) as file:
         for name, array in arrays.items():
             dataset = file.create_dataset(name, data=array)
             dataset.attrs[CHECKSUM] = np.uint32(checksum(array))
-    write_atomic(path, image.getvalue())
+    return image.getvalue()
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

@@ -10,12 +10,13 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.artifact import fsync_directory, sha256_file
+from pipelines.artifact import fsync_directory, sha256_file, tool_version, write_atomic
 from pipelines.bank.segments import Decompose, decompose
 from pipelines.bank.shard import (
     BadScene,
@@ -24,13 +25,15 @@ from pipelines.bank.shard import (
     Shard,
     Source,
     encode_pixels,
+    encode_shard,
     read_shard,
     without_sources,
-    write_shard,
 )
+from pipelines.data.check import reason_of
+from pipelines.data.digest import record_digests
 from pipelines.data.scene import IGNORED, Dataset, Scene, SceneRecord
-from pipelines.errors import ArtifactError, DataError
-from pipelines.index.shape_search import canonical_mask, pack_mask
+from pipelines.errors import ArtifactError, DataError, EnvironmentFault
+from pipelines.index.shape_search import packed_canonical
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,14 @@ class Thin:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A shard as the bytes of its file, and the scenes of it that could not be used."""
+
+    data: bytes
+    bad: list[BadScene]
+
+
+@dataclass(frozen=True)
 class BankWriter:
     """Makes shards in a folder: cuts the segments of `data` with these settings. Picklable, for worker processes."""
 
@@ -77,13 +88,26 @@ class BankWriter:
 
     def __call__(self, task: Cut | Thin) -> list[BadScene]:
         """Make one shard unless it is there, whole. The scenes of it that could not be used."""
+        bad = self.there(task)
+        return self.keep(task, self.make(task)) if bad is None else bad
+
+    def there(self, task: Cut | Thin) -> list[BadScene] | None:
+        """The bad scenes of a shard that is in the folder, whole; None when it has to be made."""
         path = self.folder / task.name
         if path.exists():
             with suppress(ArtifactError):
                 return list(read_shard(path).bad)
+        return None
+
+    def make(self, task: Cut | Thin) -> Made:
+        """A shard in memory; touches nothing."""
         shard = self.cut(task) if isinstance(task, Cut) else without_sources(read_shard(task.path), task.removed)
-        write_shard(path, shard)
-        return list(shard.bad)
+        return Made(encode_shard(shard), list(shard.bad))
+
+    def keep(self, task: Cut | Thin, made: Made) -> list[BadScene]:
+        """Write a shard into the folder, whole or not at all."""
+        write_atomic(self.folder / task.name, made.data)
+        return made.bad
 
     def cut(self, task: Cut) -> Shard:
         """The pieces of some images."""
@@ -93,7 +117,8 @@ class BankWriter:
             try:
                 sources.append(self.cut_source(record, digest))
             except DataError as error:
-                bad.append(BadScene(record.id, self.reason(error)))
+                assert self.data is not None
+                bad.append(BadScene(record.id, reason_of(error, self.data.root)))
         return Shard(sources, bad)
 
     def cut_source(self, record: SceneRecord, digest: str) -> tuple[Source, list[Piece]]:
@@ -106,11 +131,43 @@ class BankWriter:
         source = Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest)
         return source, pieces
 
-    def reason(self, error: DataError) -> str:
-        """What is wrong with a scene and where, without the place of the dataset: it is stored and hashed."""
-        assert self.data is not None
-        text = error.what if error.where is None else f"{error.where}: {error.what}"
-        return text.replace(f"{self.data.root}{os.sep}", "")
+
+def library_versions() -> dict[str, str]:
+    """What the bytes of a shard depend on, beside its images and settings."""
+    packages = ("numpy", "h5py", "opencv-python-headless", "pillow")
+    return {"rgs": tool_version(), **{name: metadata.version(name) for name in packages}}
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Makes shards on other machines: for the same bytes they need the versions and see the files of this one."""
+
+    writer: BankWriter
+    versions: dict[str, str] = field(default_factory=library_versions)
+
+    def __call__(self, task: Cut | Thin) -> Made:
+        """Raises EnvironmentFault where this machine could make another shard than the one that asks for it."""
+        others = [
+            f"{name} {here} instead of {self.versions[name]}"
+            for name, here in library_versions().items()
+            if here != self.versions[name]
+        ]
+        if others:
+            raise EnvironmentFault(
+                f"a machine of the cluster has other versions: {', '.join(others)}",
+                fix="install the same versions on every machine: the bytes of a bank depend on them",
+            )
+        if isinstance(task, Cut):
+            assert self.writer.data is not None
+            seen = record_digests(self.writer.data, task.records, threads=1)
+            for record, digest in zip(task.records, task.digests, strict=True):
+                if seen[record.id] != digest:
+                    raise EnvironmentFault(
+                        f"a machine of the cluster does not see the scene {record.id} as it is here",
+                        where=self.writer.data.root,
+                        fix="put the dataset where every machine finds it under this path, for instance on NFS",
+                    )
+        return self.writer.make(task)
 
 
 def share_shards(shares: Sequence[Share], folder: Path, threads: int) -> None:
@@ -162,7 +219,7 @@ def cut_segments(scene: Scene, things: np.ndarray, settings: Decompose, codec: C
                 box=segment.box,
                 pixels=encode_pixels(crop, codec),
                 mask=np.packbits(mask).tobytes(),
-                canonical=pack_mask(canonical_mask(mask)).tobytes(),
+                canonical=packed_canonical(mask).tobytes(),
             )
         )
     return pieces

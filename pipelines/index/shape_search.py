@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.data.transforms import nearest_resize
+from pipelines.data.transforms import nearest_indices, nearest_resize
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.index.shape_kernels import (
     BLOCK,
@@ -66,6 +66,19 @@ def canonical_mask(mask: np.ndarray) -> np.ndarray:
 def pack_mask(canonical: np.ndarray) -> np.ndarray:
     """(2048,) uint8: the bits of a canonical mask row by row, the leftmost pixel in the highest bit of its byte."""
     return np.packbits(canonical.reshape(-1))
+
+
+def packed_canonical(mask: np.ndarray) -> np.ndarray:
+    """(2048,) uint8: pack_mask of the canonical mask of `mask` (h, w) bool, in a fraction of the time.
+
+    Rows are repeated as packed bytes rather than pixels. Raises DataError if the mask has no pixel.
+    """
+    if not mask.any():
+        raise DataError(f"a mask of {mask.shape} has no pixel", fix="leave empty segments out")
+    rows, columns = (nearest_indices(side, CANONICAL) for side in mask.shape)
+    if mask.shape[0] > CANONICAL:
+        return np.packbits(mask.take(rows, 0).take(columns, 1), axis=1).reshape(-1)
+    return np.packbits(mask.take(columns, 1), axis=1).take(rows, 0).reshape(-1)
 
 
 def unpack_mask(packed: np.ndarray) -> np.ndarray:

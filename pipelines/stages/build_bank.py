@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,14 +23,18 @@ from pipelines.artifact import Artifact, Input, open_artifact, relative_path, re
 from pipelines.bank.bank import ShardTable, read_shard_table, shard_paths
 from pipelines.bank.segments import Decompose
 from pipelines.bank.shard import BadScene, Codec
-from pipelines.bank.writer import BankWriter, Cut, Share, Thin, share_shards
+from pipelines.bank.writer import BankWriter, Cut, Elsewhere, Share, Thin, share_shards
 from pipelines.config import Config
+from pipelines.data.check import too_many_bad
 from pipelines.data.digest import digest_of, record_digests
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import Dataset, SceneRecord, Schema
 from pipelines.errors import ConfigError, DataError
 from pipelines.progress import Progress, silent
+from pipelines.stages.cluster import on_cluster, require_ray
 from pipelines.stages.processes import in_processes
+
+Engine = Literal["local", "ray"]
 
 SAMPLED_SCENES = 8
 """How many scenes a dry run cuts to estimate the size of the bank."""
@@ -79,24 +83,37 @@ def run(
     base: Path | None = None,
     remove: Sequence[str] = (),
     jobs: int = 1,
+    engine: Engine = "local",
+    ray_address: str | None = None,
     max_bad: int = 10,
     progress: Progress = silent,
 ) -> Artifact:
     """Write the bank of `data`; of bank `add_to` and `data`; or of bank `base` without the sources `remove`.
 
-    jobs: processes. max_bad: how many scenes may be unusable; they are listed in the statistics. Neither changes
-    the digest. Raises DataError when more are unusable, when a source to be added is in the bank with other content,
-    or one to be removed is not; ConfigError when the sources or configs do not fit together; ArtifactError when `out`
-    exists or the other bank is damaged; EnvironmentFault when the disk is full or another process writes to `out`.
+    jobs: processes. engine: what runs them, this machine or a Ray cluster, whose machines see the same files and give
+    the shards back to this one. max_bad: how many scenes may be unusable; they are listed in the statistics. None of
+    these changes the digest. Raises DataError when more are unusable, when a source to be added is in the bank with
+    other content, or one to be removed is not; ConfigError when the sources or configs do not fit together;
+    ArtifactError when `out` exists or the other bank is damaged; EnvironmentFault when the disk is full, another
+    process writes to `out`, or the cluster fails.
     """
     require_free(out)
+    if engine == "ray":
+        require_ray()
+        data, add_to, base = (path and path.resolve() for path in (data, add_to, base))  # workers are in other folders
     work = _prepare(config, out, data, add_to, base, remove, jobs, progress)
     statistics: dict[str, Any] = {}
     with writing(out, "bank", work.config, work.inputs, statistics) as partial:
         shards = partial / "shards"
         shards.mkdir(exist_ok=True)
         share_shards(work.shares, shards, jobs)
-        _make(work, shards, jobs, max_bad, progress)
+        writer = work.writer(shards)
+        if engine == "ray":
+            made = _on_cluster(writer, work.makes, jobs, ray_address)
+        else:
+            made = in_processes(writer, work.makes, jobs)
+        with closing(made):  # its processes end before the lock is given up
+            _watch(work, made, max_bad, progress)
         names = sorted([task.name for task in [*work.shares, *work.makes]], key=lambda name: int(Path(name).stem))
         statistics.update(_statistics(work, [read_shard_table(shards / name) for name in names], out))
     return open_artifact(out, "bank")
@@ -257,21 +274,34 @@ def _shares(bank: Artifact) -> list[Share]:
     return [Share(path.name, path, hashes[path]) for path in shard_paths(bank)]
 
 
-def _make(work: Work, folder: Path, jobs: int, max_bad: int, progress: Progress) -> None:
+def _on_cluster(
+    writer: BankWriter, tasks: Sequence[Cut | Thin], jobs: int, address: str | None
+) -> Generator[tuple[Cut | Thin, list[BadScene]]]:
+    """Have the shards that are missing made elsewhere, and write them here: the output need not be shared."""
+    missing = []
+    for task in tasks:
+        bad = writer.there(task)
+        if bad is None:
+            missing.append(task)
+        else:
+            yield task, bad
+    with closing(on_cluster(Elsewhere(writer), missing, jobs, address)) as results:
+        for task, made in results:
+            yield task, writer.keep(task, made)
+
+
+def _watch(work: Work, results: Iterable[tuple[Cut | Thin, list[BadScene]]], max_bad: int, progress: Progress) -> None:
+    """Follow the making of shards. Raises DataError when too many scenes cannot be used."""
     total, done = sum(task.sources for task in work.makes), 0
     bad: list[BadScene] = []
-    writer = work.writer(folder)
     progress("cutting", 0, total)
-    for task, found in in_processes(writer, work.makes, jobs):
+    for task, found in results:
         done += task.sources
         progress("cutting", done, total)
         bad = sorted([*bad, *found], key=lambda scene: scene.id)
         if isinstance(task, Cut) and len(bad) > max_bad:
-            raise DataError(
-                f"more than {max_bad} scenes cannot be used: "
-                + "; ".join(f"{scene.id} ({scene.reason})" for scene in bad[: max(3, max_bad + 1)]),
-                where=work.data.root if work.data else None,
-                fix="mend or remove them, or raise --max-bad",
+            raise too_many_bad(
+                [(scene.id, scene.reason) for scene in bad], max_bad, work.data.root if work.data else None
             )
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
@@ -22,7 +22,9 @@ Result = TypeVar("Result")
 _function: Callable[[Any], Any]
 
 
-def in_processes(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result]]:
+def in_processes(
+    function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
+) -> Generator[tuple[Task, Result]]:
     """Yield (task, function(task)) as they finish: in this process for one job, else in at most `jobs` others.
 
     function: picklable, sent once to each process. Processes are spawned, not forked: a fork would inherit the lock

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +12,11 @@ import typer
 
 from rgs_cli import console
 from rgs_cli.options import ConfigFile, DryRun, Format, Jobs, Json, Out, Set, user_layers
+
+
+class Engine(StrEnum):
+    local = "local"
+    ray = "ray"
 
 
 def build_bank(
@@ -24,6 +32,13 @@ def build_bank(
     ] = None,
     max_bad: Annotated[int, typer.Option("--max-bad", min=0, help="Unusable images tolerated; they are listed.")] = 10,
     jobs: Jobs = 1,
+    engine: Annotated[Engine, typer.Option("--engine", help="What runs the jobs: this machine, or a Ray cluster.")] = (
+        Engine.local
+    ),
+    ray_address: Annotated[
+        str | None,
+        typer.Option("--ray-address", help="A Ray cluster; else RAY_ADDRESS; else a Ray of --jobs on this machine."),
+    ] = None,
     config: ConfigFile = None,
     set_: Set = None,
     json: Json = False,
@@ -44,7 +59,7 @@ def build_bank(
         plan = stage.plan(resolved, out=out, data=data, add_to=add_to, base=base, remove=remove)
         console.emit(dump_yaml(plan).rstrip())
         return
-    with console.progress() as progress:
+    with console.progress() as progress, redirect_stdout(sys.stderr):  # Ray prints which workers died
         artifact = stage.run(
             resolved,
             out=out,
@@ -53,6 +68,8 @@ def build_bank(
             base=base,
             remove=remove,
             jobs=jobs,
+            engine=engine.value,
+            ray_address=ray_address,
             max_bad=max_bad,
             progress=progress,
         )

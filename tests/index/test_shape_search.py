@@ -18,6 +18,7 @@ from pipelines.index.shape_search import (
     ShapeSearch,
     canonical_mask,
     pack_mask,
+    packed_canonical,
     sigma,
     sigma_scale,
     sigma_shape,
@@ -274,11 +275,14 @@ def test_canonical_pixel(h, w, seed):
     packed = pack_mask(canonical)
     assert packed[0] >> 7 == canonical[0, 0]
     np.testing.assert_array_equal(unpack_mask(packed), canonical)
+    np.testing.assert_array_equal(packed_canonical(mask), packed)
 
 
 def test_empty_mask_is_refused():
     with pytest.raises(DataError, match="no pixel"):
         canonical_mask(np.zeros((5, 5), bool))
+    with pytest.raises(DataError, match="no pixel"):
+        packed_canonical(np.zeros((5, 5), bool))
 
 
 def photo_segments(folder: Path):
