@@ -26,16 +26,9 @@ from typing import IO, Any
 
 from pipelines.config import Config, dump_yaml
 from pipelines.errors import ArtifactError, EnvironmentFault, RgsError
+from pipelines.manifest import KINDS, MANIFEST, digest_json, manifest_digest, read_manifest, unreadable
 
-MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
-KINDS = {
-    "bank": "rgs/bank@1",
-    "index": "rgs/index@1",
-    "run": "rgs/run@1",
-    "samples": "rgs/samples@1",
-    "report": "rgs/report@1",
-}
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,17 @@ class Input:
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"role": self.role, "path": self.path, "digest": self.digest}
         return data if self.step is None else {**data, "step": self.step}
+
+
+class _Statistics(dict[str, Any]):
+    """What a stage counted. An entry that is missing is damage to the manifest, no bug."""
+
+    def __init__(self, values: Mapping[str, Any], where: Path) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise unreadable(self.where / MANIFEST, f"statistics.{key} is missing")
 
 
 @dataclass(frozen=True)
@@ -73,26 +77,36 @@ class Artifact:
 
     @property
     def statistics(self) -> dict[str, Any]:
-        return dict(self.manifest["statistics"])
+        return _Statistics(self.manifest["statistics"], self.path)
 
     def input(self, role: str) -> Input | None:
         found = next((i for i in self.manifest["inputs"] if i["role"] == role), None)
-        return None if found is None else Input(**found)
+        return None if found is None else Input(found["role"], found["path"], found["digest"], found.get("step"))
 
     def as_input(self, role: str, relative_to: Path) -> Input:
         return Input(role, relative_path(self.path, relative_to), self.digest)
 
 
 def open_artifact(path: Path, kind: str) -> Artifact:
-    """Open a complete artifact of a kind and check that its files are all there with their recorded sizes.
+    """Open a complete artifact of a kind, and check its digest and that its files are all there with their sizes.
 
     Raises ArtifactError when it is missing, unfinished, of another kind, from a newer rgs, or damaged.
     """
     artifact = Artifact(path, read_manifest(path))
     if artifact.kind != kind:
-        raise ArtifactError(f"this is {_called(artifact.kind)}, not {_called(kind)}", where=path)
-    for file in artifact.manifest["files"]:
+        raise ArtifactError(
+            f"this is {_called(artifact.kind)}, not {_called(kind)}", where=path, fix=f"name {_called(kind)}"
+        )
+    if artifact.digest != manifest_digest(artifact.manifest):
+        raise unreadable(path / MANIFEST, "its digest is not that of its content, so it was changed or damaged")
+    files = artifact.manifest["files"]
+    checkpoints = [digest for w in artifact.manifest.get("weights", []) for digest in (w["sha256"], w["state"])]
+    if kind == "run" and [file["sha256"] for file in files] != checkpoints:  # a run's digest covers these alone
+        raise unreadable(path / MANIFEST, "its files are not those of its checkpoints")
+    for file in files:
         on_disk = path / file["path"]
+        if Path(file["path"]).is_absolute() or ".." in Path(file["path"]).parts:
+            raise unreadable(path / MANIFEST, f"it names the file {file['path']!r}, which lies outside {path}")
         size = on_disk.stat().st_size if on_disk.is_file() else None
         if size != file["bytes"]:
             state = "is missing" if size is None else f"has {size} bytes instead of {file['bytes']}"
@@ -102,33 +116,6 @@ def open_artifact(path: Path, kind: str) -> Artifact:
 
 def _called(kind: str) -> str:
     return {"index": "an index", "samples": "a folder of samples"}.get(kind, f"a {kind}")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of any artifact, format and version checked."""
-    if not path.is_dir():
-        raise ArtifactError("there is no such artifact", where=path, fix="check the path, or make it first")
-    file = path / MANIFEST
-    if not file.is_file():
-        raise ArtifactError(
-            "this directory holds no finished artifact (it has no manifest.json)",
-            where=path,
-            fix="run the command that makes it again: it goes on where it stopped",
-        )
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        name, _, version = str(manifest["format"]).partition("@")
-        number = int(version)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"the manifest cannot be read: {error}", where=file, fix="make the artifact again"
-        ) from error
-    known = {form.partition("@")[0]: int(form.partition("@")[2]) for form in KINDS.values()}
-    if name not in known:
-        raise ArtifactError(f"unknown artifact format {manifest['format']!r}", where=file)
-    if number > known[name]:
-        raise ArtifactError(f"{manifest['format']} was written by a newer rgs", where=file, fix="upgrade rgs")
-    return manifest
 
 
 def verify_files(artifact: Artifact) -> None:
@@ -170,18 +157,35 @@ def writing(
         for left in partial.rglob(".*.tmp"):  # of a writer that was killed
             left.unlink()
         stamp = partial / "plan.json"
-        if not stamp.is_file() or json.loads(stamp.read_text()) != plan:
-            for entry in partial.iterdir():
-                if entry.name == ".lock":
-                    continue
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-            write_atomic(stamp, json.dumps(plan, indent=1).encode())
+        if not stamp.is_file() or stamp.read_bytes() != _stamp(plan):
+            _empty(partial)
+            write_atomic(stamp, _stamp(plan))
         yield partial
         seal(partial, kind, config, inputs, statistics)
         stamp.unlink()
         (partial / ".lock").unlink(missing_ok=True)
         os.replace(partial, out)
         fsync_directory(out.parent)
+
+
+@contextmanager
+def filling(out: Path) -> Iterator[Path]:
+    """Write a folder that is no artifact: yields `<out>.partial`, empty and locked, and renames it on a clean exit."""
+    require_free(out)
+    partial = out.with_name(out.name + ".partial")
+    with disk_faults(out), locked(partial):
+        require_free(out)
+        _empty(partial)
+        yield partial
+        (partial / ".lock").unlink(missing_ok=True)
+        os.replace(partial, out)
+        fsync_directory(out.parent)
+
+
+def _empty(partial: Path) -> None:
+    for entry in partial.iterdir():
+        if entry.name != ".lock":
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def seal(partial: Path, kind: str, config: Config, inputs: list[Input], statistics: dict[str, Any]) -> None:
@@ -193,19 +197,18 @@ def seal(partial: Path, kind: str, config: Config, inputs: list[Input], statisti
         if p.is_file() and p.name not in (MANIFEST, CONFIG, "plan.json", ".lock")
     ]
     plan = _plan(kind, config, inputs)
-    covered = {**plan, "files": {f["path"]: f["sha256"] for f in files}}
     manifest = {
         "format": KINDS[kind],
         "version": tool_version(),
-        "digest": digest_json(covered),
         "command": command_line(),
-        "config": config.model_dump(mode="json"),
+        "config": plan["config"],
         "config_hash": digest_json(plan["config"]),
         "inputs": [i.to_json() for i in inputs],
         "files": files,
         "statistics": statistics,
         "environment": environment(),
     }
+    manifest["digest"] = manifest_digest(manifest)
     write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
@@ -216,6 +219,10 @@ def _plan(kind: str, config: Config, inputs: list[Input]) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "inputs": sorted([i.role, i.digest, i.step] for i in inputs),
     }
+
+
+def _stamp(plan: dict[str, Any]) -> bytes:
+    return json.dumps(plan, indent=1).encode()
 
 
 @contextmanager
@@ -255,7 +262,7 @@ os.register_at_fork(after_in_child=_let_go)
 
 @contextmanager
 def disk_faults(where: str | Path) -> Iterator[None]:
-    """Turn a full disk, a read-only place or a missing permission into an EnvironmentFault (exit 4)."""
+    """Turn what a disk or the system refuses (full, read-only, no permission, …) into an EnvironmentFault (exit 4)."""
     reasons = {
         errno.ENOSPC: (
             "the disk is full",
@@ -265,6 +272,14 @@ def disk_faults(where: str | Path) -> Iterator[None]:
         errno.EROFS: ("the output is on a read-only file system", "choose another --out"),
         errno.EACCES: ("no permission to write here", "choose another --out, or change the permission"),
         errno.ENOTDIR: ("a file is where a folder is needed", "choose another --out"),
+        errno.EEXIST: ("a file is where a folder is needed", "choose another --out"),
+        errno.EISDIR: ("a folder is where a file is needed", "choose another --out"),
+        errno.ELOOP: ("a link leads to itself", "mend the link, or choose another path"),
+        errno.ENAMETOOLONG: ("the name is too long for the file system", "choose a shorter --out"),
+        errno.EFBIG: ("a file would be larger than is allowed here", "raise the limit (ulimit -f), or write elsewhere"),
+        errno.EIO: ("the disk reports an error", "check the disk, or choose another --out"),
+        errno.EMFILE: ("too many files are open", "raise the limit (ulimit -n), or use fewer --jobs"),
+        errno.ENOMEM: ("out of memory", "use a smaller batch or size, or fewer --jobs"),
     }
     try:
         yield
@@ -302,12 +317,6 @@ def fsync_directory(path: Path) -> None:
 def sha256_file(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def digest_json(value: Any) -> str:
-    """sha256 of the canonical JSON of a value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def relative_path(path: Path, start: Path) -> str:

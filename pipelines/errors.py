@@ -15,10 +15,13 @@ from pathlib import Path
 class RgsError(Exception):
     """An error that a user can act on.
 
-    what: one sentence, what is wrong. where: the file, field or option. fix: what to do about it.
+    what: one sentence, what is wrong. where: the file, field or option. fix: what to do about it. Where an error has
+    nothing better to say, a person is told the `place` and the `advice` of its kind.
     """
 
     exit_code = 1
+    place: str | None = None
+    advice: str | None = None
 
     def __init__(self, what: str, *, where: str | Path | None = None, fix: str | None = None) -> None:
         super().__init__(what)
@@ -39,18 +42,22 @@ class ConfigError(RgsError):
     """A wrong option, config value or combination of them."""
 
     exit_code = 2
+    place = "the command line and its config"
+    advice = "see the command's --help; `rgs show system NAME` lists settings"
 
 
 class DataError(RgsError):
     """A dataset, image, layout or annotation that cannot be used."""
 
     exit_code = 3
+    advice = "mend, replace or remove it; `rgs data check` names all faults of a dataset"
 
 
 class ArtifactError(RgsError):
     """An artifact that is missing, incomplete, damaged or made for something else."""
 
     exit_code = 3
+    advice = "name another, copy it again from where it came from, or make it again"
 
 
 class EnvironmentFault(RgsError):

@@ -77,13 +77,29 @@ def _explain(error: Exception) -> int:
     return 1
 
 
+OUT_OF_MEMORY = (
+    "OutOfMemoryError",  # torch's for devices, and in the message of OpenCV's
+    "can't allocate memory",  # torch's for the CPU, a mere RuntimeError
+    "std::bad_alloc",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't start new thread",
+    "is killed by signal: Killed",  # torch's for a data worker that the system has ended
+)
+"""What the libraries' own errors say when there is too little memory."""
+
+
 def _known(error: Exception) -> RgsError | None:
     """The error as one that a user can act on, None for a bug."""
     from pipelines.artifact import disk_faults
     from pipelines.errors import EnvironmentFault, RgsError
 
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # the latter is torch's
-        return EnvironmentFault("out of memory", fix="use a smaller batch or size: --set train.batch=…, --size …")
+    said = str(error)
+    if isinstance(error, MemoryError) or any(sign in f"{type(error).__name__}: {said}" for sign in OUT_OF_MEMORY):
+        return EnvironmentFault(
+            "out of memory",
+            where=said.strip().partition("\n")[0] or "this machine",
+            fix="use a smaller batch or size (--set train.batch=…, --size …), or fewer --jobs and --threads",
+        )
     if isinstance(error, PermissionError):
         return EnvironmentFault("no permission for this file", where=error.filename, fix="change it, or name another")
     try:

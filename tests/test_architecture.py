@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("errors", "config", "artifact", "runtime", "progress", "weights"),
+    ("errors", "config", "manifest", "artifact", "runtime", "progress", "weights"),
     ("data", "nn", "metrics"),
     ("bank", "embed", "index", "compose", "train", "segment"),
     ("systems",),

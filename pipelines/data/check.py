@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,11 @@ import numpy as np
 
 from pipelines.data.listing import Fault, ListedDataset
 from pipelines.data.open import open_dataset
-from pipelines.data.scene import IGNORED, Scene, SceneRecord
+from pipelines.data.scene import IGNORED, Dataset, Scene, SceneRecord
 from pipelines.errors import DataError
+
+LAYERS = {"image": "photo", "labels": "label map", "instances": "instance map"}
+"""What people call the layers of a scene."""
 
 BOX_TOLERANCE = 1.0
 """Pixels by which a box may reach over the image's border, since annotations are rounded."""
@@ -108,6 +113,46 @@ def check_dataset(
         _add(report, fault, limit)
     _summarize(report, dataset, totals)
     return report
+
+
+def usable(
+    dataset: Dataset, records: Sequence[SceneRecord], needs: Collection[str], max_bad: int, threads: int = 4
+) -> tuple[list[SceneRecord], dict[str, str]]:
+    """The records that can be read and have what is needed, and why the others cannot be used, by id; all are decoded.
+
+    needs: «image», «labels», «instances». Raises DataError when more than `max_bad` scenes cannot be used, or all.
+    """
+
+    def fault(record: SceneRecord) -> str | None:
+        try:
+            scene = dataset.read(record)
+        except DataError as error:
+            return reason_of(error, dataset.root)
+        lacks = [LAYERS[need] for need in needs if getattr(scene, need) is None]
+        return f"there is no {' and no '.join(lacks)}" if lacks else None
+
+    with ThreadPoolExecutor(threads) as pool:
+        faults = list(pool.map(fault, records))
+    bad = {record.id: why for record, why in zip(records, faults, strict=True) if why is not None}
+    if len(bad) > max_bad or len(bad) == len(records):
+        raise too_many_bad(list(bad.items()), max_bad, dataset.root)
+    return [record for record in records if record.id not in bad], bad
+
+
+def reason_of(error: DataError, root: Path) -> str:
+    """What is wrong with a scene and where, without the place of the dataset: banks store and hash it."""
+    text = error.what if error.where is None else f"{error.where}: {error.what}"
+    return text.replace(f"{root}{os.sep}", "")
+
+
+def too_many_bad(bad: Sequence[tuple[str, str]], max_bad: int, root: Path | None) -> DataError:
+    """The error for more than `max_bad` scenes (id and reason) that cannot be used, or for none that can."""
+    return DataError(
+        (f"more than {max_bad} scenes cannot be used: " if len(bad) > max_bad else "no scene can be used: ")
+        + "; ".join(f"{scene} ({reason})" for scene, reason in bad[: max(3, max_bad + 1)]),
+        where=root,
+        fix="mend or remove them, or raise --max-bad",
+    )
 
 
 class _Totals:

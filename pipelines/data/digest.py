@@ -21,6 +21,7 @@ from pipelines.errors import DataError
 from pipelines.progress import Progress, silent
 
 MISSING = "missing"
+_SCALARS = (int, float, bool, type(None))
 
 
 def record_digests(
@@ -75,6 +76,13 @@ def _reader(dataset: Dataset) -> tuple[list[Any], list[Mapping[str, Any]]]:
 
 def _plain(value: Any, root: Path, hashed: Callable[[Path], str]) -> Any:
     """A value as JSON, files as the hashes of their bytes."""
+    kind: Any = type(value)
+    if kind in _SCALARS:
+        return value
+    if isinstance(value, Schema):
+        return value.to_json()
+    if names := _field_names(kind):
+        return [[name, _plain(getattr(value, name), root, hashed)] for name in names]
     match value:
         case None | bool() | int() | float():
             return value
@@ -84,17 +92,19 @@ def _plain(value: Any, root: Path, hashed: Callable[[Path], str]) -> Any:
             return value.hex()
         case Path():
             return hashed(value)
-        case Schema():
-            return value.to_json()
         case np.generic() | np.ndarray():
             return [str(value.dtype), value.tolist()]
         case Mapping():
             return [[_plain(key, root, hashed), _plain(inner, root, hashed)] for key, inner in value.items()]
         case Sequence():
             return [_plain(inner, root, hashed) for inner in value]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [[f.name, _plain(getattr(value, f.name), root, hashed)] for f in fields(value)]
     raise TypeError(f"a dataset may not hold a {type(value).__name__}")
+
+
+@cache
+def _field_names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass; none of other types. Remembered: a data set has objects by the hundred thousand."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
 
 
 def _file_digest(path: Path) -> str:

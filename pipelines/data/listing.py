@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,6 +69,9 @@ class ListedDataset:
         if "fault" in record.extra:
             file, reason = record.extra["fault"]
             raise DataError(reason, where=file)
+        for path in (record.image, record.labels, record.instances):
+            if path is not None:
+                require_inside(self.root, path)
         image = None if record.image is None else read_image(record.image)
         labels, instances = self.decode(record)
         if instances is not None and labels is not None:
@@ -142,8 +146,19 @@ def inside(folder: Path, name: str, sidecar: Path) -> Path:
     return path
 
 
+def require_inside(root: Path, path: Path) -> None:
+    """Raise DataError for a picture that is a link out of the dataset; the folder that it is in may be one."""
+    if path.is_symlink() and not (_resolves_inside(path, root) or _resolves_inside(path, path.parent)):
+        raise DataError(
+            "the link leads out of the dataset", where=path, fix="put a copy of the picture here, or link its folder"
+        )
+
+
 def _resolves_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def read_json(path: Path) -> Any:
@@ -174,6 +189,6 @@ def read_list(path: Path) -> list[str]:
 def box_of(value: Any) -> tuple[float, float, float, float]:
     """Four finite numbers x, y, w, h with w, h >= 0. Raises ValueError otherwise."""
     x, y, w, h = (float(v) for v in value)
-    if not np.isfinite([x, y, w, h]).all() or w < 0 or h < 0:
+    if not all(map(isfinite, (x, y, w, h))) or w < 0 or h < 0:
         raise ValueError(f"{value} is no box x, y, w, h")
     return x, y, w, h

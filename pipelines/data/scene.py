@@ -100,14 +100,16 @@ class Schema:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Schema:
-        return cls(
-            classes=tuple(
-                Category(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"])) for c in data["classes"]
-            ),
-            ignored=tuple(data.get("ignored", ())),
-            domains=tuple(data.get("domains", ())),
-            relations=tuple(data.get("relations", ())),
-        )
+        """What `to_json` gave. Raises DataError where it is not that."""
+        try:
+            classes = [(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"])) for c in data["classes"]]
+            listed = [tuple(data.get(key, ())) for key in ("ignored", "domains", "relations")]
+            palette = np.array([color for _, _, color, _ in classes], dtype=np.uint8)
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"the classes cannot be read: {error!r}", fix="make the artifact again") from error
+        if palette.shape != (len(classes), 3):
+            raise DataError("the classes cannot be read: a color is not three numbers", fix="make the artifact again")
+        return cls(tuple(Category(*values) for values in classes), *listed)
 
 
 @dataclass(frozen=True)

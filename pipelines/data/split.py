@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.artifact import filling
 from pipelines.data.scene import SceneRecord
 from pipelines.errors import ConfigError, DataError
 
@@ -36,19 +37,18 @@ def write_folds(folds: Sequence[Sequence[str]], out: Path) -> list[Path]:
     """Write OUT/fold-K/val.txt with the scenes of fold K and train.txt with all others, one id a line, and
     OUT/folds.json with the folds; a list is what `Dataset.records` takes as a split. Returns what was written.
 
-    Raises ConfigError if the folder holds anything.
+    Raises ArtifactError if the folder exists.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("the output is not empty", where=out, fix="name a new folder")
     written = []
-    for number, held_out in enumerate(folds):
-        folder = out / f"fold-{number}"
-        folder.mkdir(parents=True)
-        rest = sorted(scene for other in folds if other is not held_out for scene in other)
-        for name, scenes in (("train", rest), ("val", held_out)):
-            path = folder / f"{name}.txt"
-            path.write_text("".join(f"{scene}\n" for scene in scenes), encoding="utf-8")
-            written.append(path)
-    table = out / "folds.json"
-    table.write_text(json.dumps({"folds": [list(fold) for fold in folds]}, indent=1) + "\n", encoding="utf-8")
-    return [*written, table]
+    with filling(out) as partial:
+        for number, held_out in enumerate(folds):
+            folder = Path(f"fold-{number}")
+            (partial / folder).mkdir()
+            rest = sorted(scene for other in folds if other is not held_out for scene in other)
+            for name, scenes in (("train", rest), ("val", held_out)):
+                written.append(folder / f"{name}.txt")
+                (partial / written[-1]).write_text("".join(f"{scene}\n" for scene in scenes), encoding="utf-8")
+        written.append(Path("folds.json"))
+        table = json.dumps({"folds": [list(fold) for fold in folds]}, indent=1) + "\n"
+        (partial / written[-1]).write_text(table, encoding="utf-8")
+    return [out / path for path in written]

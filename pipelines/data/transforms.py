@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -14,6 +16,12 @@ def nearest_resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """
     h, w = size
     H, W = values.shape[:2]
-    rows = (2 * np.arange(h) + 1) * H // (2 * h)
-    columns = (2 * np.arange(w) + 1) * W // (2 * w)
-    return values[rows][:, columns]
+    return values[nearest_indices(H, h)][:, nearest_indices(W, w)]
+
+
+@lru_cache(maxsize=4096)
+def nearest_indices(length: int, size: int) -> np.ndarray:
+    """(size,): which of `length` entries each of `size` comes from. Remembered, so not to be written to."""
+    indices = (2 * np.arange(size) + 1) * length // (2 * size)
+    indices.flags.writeable = False
+    return indices

@@ -6,10 +6,8 @@ Nothing in the file is executed. The run holds the one network, and its manifest
 from __future__ import annotations
 
 import importlib
-import os
 import pickle
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Mapping
@@ -26,9 +24,7 @@ from torch import Tensor, nn
 from pipelines.artifact import (
     Artifact,
     Input,
-    disk_faults,
-    fsync_directory,
-    locked,
+    filling,
     open_artifact,
     relative_path,
     require_free,
@@ -82,17 +78,10 @@ def run(published: Published, out: Path) -> Artifact:
     cannot be read without executing it, or holds other tensors than the options say.
     """
     prepared = prepare(published, out)
-    partial = out.with_name(out.name + ".partial")
-    with disk_faults(out), locked(partial):
-        for left in partial.iterdir():  # of an import that was killed
-            if left.name != ".lock":
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with filling(out) as partial:
         writer = RunWriter(partial, published.system, prepared.config, [prepared.source], prepared.facts)
         writer.begin()
         writer.checkpoint(0, {published.part: prepared.network}, {}, {}, 1, "finished", prepared.statistics)
-        (partial / ".lock").unlink()
-        os.replace(partial, out)
-        fsync_directory(out.parent)
     return open_artifact(out, "run")
 
 

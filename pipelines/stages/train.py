@@ -16,6 +16,7 @@ from torch import nn
 from pipelines.artifact import Artifact, Input, disk_faults, locked, open_artifact, relative_path
 from pipelines.bank.bank import Bank
 from pipelines.config import Config
+from pipelines.data.check import usable
 from pipelines.data.digest import dataset_digest
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import Schema
@@ -34,6 +35,8 @@ from pipelines.train.run import RunWriter, identity, open_weights, parse_referen
 from pipelines.weights import VGG19, read, resolve
 
 PERCEPTUAL_SEED = 19
+MAX_BAD = 10
+"""How many scenes of a dataset may be unusable before a training is refused, unless told otherwise."""
 
 
 class TrainConfig(Config):
@@ -80,6 +83,7 @@ class Prepared:
     """Inputs opened and checked against the plan of the trainable.
 
     trained_with, teachers: of each frozen role the sha256 of its weights, and the identity of its run at any step.
+    bad: why scenes cannot be used, by id; the sources lack them.
     """
 
     schema: Schema
@@ -89,6 +93,7 @@ class Prepared:
     inputs: list[Input]
     trained_with: dict[str, str]
     teachers: dict[str, str]
+    bad: dict[str, str]
 
 
 def run(
@@ -98,11 +103,15 @@ def run(
     out: Path,
     *,
     device: str = "auto",
+    max_bad: int = MAX_BAD,
     stop: Stop = lambda: False,
     watch: Watch = lambda status: None,
 ) -> Artifact:
-    """Train, or go on where an interrupted run of the same config and inputs stopped. Returns the run."""
-    prepared = prepare(name, config, given, out)
+    """Train, or go on where an interrupted run of the same config and inputs stopped. Returns the run.
+
+    max_bad: how many scenes may be unusable; they are left out and listed in the manifest.
+    """
+    prepared = prepare(name, config, given, out, max_bad)
     runtime = make_runtime(device, config.train.precision, config.train.seed)
     trainable = find_trainable(name)(config.model, prepared.schema)
     torch.manual_seed(config.train.seed)
@@ -114,6 +123,7 @@ def run(
         "trained_with": prepared.trained_with,
         "teachers": prepared.teachers,
         "scenes": len(prepared.sources.records),
+        "bad": [{"id": scene, "reason": reason} for scene, reason in prepared.bad.items()],
     }
     with disk_faults(out), locked(out) if runtime.rank == 0 else contextlib.nullcontext():
         writer = RunWriter(out, name, config, prepared.inputs, facts)
@@ -139,8 +149,12 @@ def run(
     return open_artifact(out, "run")
 
 
-def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
-    """Open what was given and check that it is what the plan needs, before anything starts."""
+def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_BAD) -> Prepared:
+    """Open what was given and check that it is what the plan needs, before anything starts.
+
+    Scenes that cannot be used are left out here, so that every step and every resumption sees the same ones. Where
+    there is a bank, it has done that: its scenes were read when it was built.
+    """
     dataset = open_dataset(given.data, config.format)
     records = dataset.records(config.split)
     if not records:
@@ -179,8 +193,11 @@ def prepare(name: str, config: Any, given: Given, out: Path) -> Prepared:
     if given.init is not None:
         path, step = parse_reference(given.init.partition(":")[0])
         inputs.append(open_weights(path, step).as_input("init", home))
+    bad: dict[str, str] = {}
+    if plan.train.bank is None:
+        records, bad = usable(dataset, records, plan.train.fields, max_bad)
     sources = Sources(dataset, records, bank, neighbors)
-    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers)
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, bad)
 
 
 def perceptual_network(kind: Literal["vgg19", "random"], weights: Path | None) -> nn.Module:
@@ -234,9 +251,9 @@ def initialize(nets: Mapping[str, nn.Module], init: str) -> None:
         load_into(nets[name], tensors[name], weights.file, name)
 
 
-def plan(name: str, config: Any, given: Given, out: Path) -> dict[str, Any]:
+def plan(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_BAD) -> dict[str, Any]:
     """What `run` would do: the resolved config, the inputs with their digests, the bytes of a checkpoint."""
-    prepared = prepare(name, config, given, out)
+    prepared = prepare(name, config, given, out, max_bad)
     nets = find_trainable(name)(config.model, prepared.schema).networks()
     parameters = {n: sum(p.numel() for p in net.parameters()) for n, net in nets.items()}
     stored = {n: sum(t.numel() * t.element_size() for t in net.state_dict().values()) for n, net in nets.items()}
@@ -247,6 +264,7 @@ def plan(name: str, config: Any, given: Given, out: Path) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "inputs": [i.to_json() for i in prepared.inputs],
         "scenes": len(prepared.sources.records),
+        "bad": prepared.bad,
         "parameters": parameters,
         "bytes_per_checkpoint": weights + moments,
         "checkpoints_kept": config.log.keep,

@@ -95,5 +95,13 @@ def load_into(net: nn.Module, tensors: Mapping[str, Tensor], where: Path, name: 
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """The state of the optimizers. ArtifactError where it cannot be read, or holds objects that could execute code."""
+    try:
+        state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged or unsafe files
+        raise ArtifactError(
+            f"the state of the optimizers cannot be read: {str(error).splitlines()[0]}",
+            where=checkpoint / STATE,
+            fix="begin the run again elsewhere, perhaps from its weights: --init",
+        ) from error
     return state

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from pipelines.artifact import write_atomic
 from pipelines.data.sheet import contact_sheet
 
 
@@ -55,7 +56,8 @@ class Log:
         sheet = contact_sheet([list(row) for row in zip(*arrays, strict=True)], list(columns))
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"step-{step:07d}.png"), np.ascontiguousarray(sheet[..., ::-1]))
+        _, data = cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))
+        write_atomic(folder / f"step-{step:07d}.png", data.tobytes())  # OpenCV would be silent about a full disk
 
     def close(self) -> None:
         self.file.close()

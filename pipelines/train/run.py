@@ -85,7 +85,11 @@ def open_weights(path: Path, step: int | None = None, trainable: str | None = No
         raise ArtifactError(f"the run keeps no weights of step {chosen}", where=path, fix=f"it has {sorted(kept)}")
     weights = Weights(path, chosen, kept[chosen], artifact.manifest)
     if sha256_file(weights.file) != weights.sha256:
-        raise ArtifactError("the weights were changed after they were written", where=weights.file)
+        raise ArtifactError(
+            "the weights were changed after they were written",
+            where=weights.file,
+            fix=f"use those of another step ({path}@STEP), copy them again, or train again",
+        )
     return weights
 
 

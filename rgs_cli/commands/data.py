@@ -95,7 +95,7 @@ def palette(
 
     Example: rgs data palette town -o palette --fill sky
     """
-    from pipelines.artifact import require_free
+    from pipelines.artifact import filling, require_free
     from pipelines.config import dump_yaml
     from pipelines.data.palette import write_blank_layout, write_palette
     from pipelines.stages.show import schema_of
@@ -107,11 +107,9 @@ def palette(
     if dry_run:
         console.emit(dump_yaml(settings).rstrip())
         return
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    write_palette(schema, partial / "palette.png")
-    write_blank_layout(schema, (height, width), partial / "layout.png", fill)
-    partial.rename(out)
+    with filling(out) as partial:
+        write_palette(schema, partial / "palette.png")
+        write_blank_layout(schema, (height, width), partial / "layout.png", fill)
     console.emit_json({**settings, "path": str(out)}) if json else console.emit(out)
 
 

@@ -35,6 +35,7 @@ Size = Annotated[str | None, typer.Option("--size", metavar="H[xW]", help="Train
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw depends on it.")]
 Precision = Annotated[str | None, typer.Option("--precision", help="fp32 or bf16.")]
 Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Processes that make examples.")]
+MaxBad = Annotated[int, typer.Option("--max-bad", min=0, help="Unusable images tolerated; they are listed.")]
 StopAfter = Annotated[
     str | None, typer.Option("--stop-after", metavar="TIME", help="Stop with a checkpoint after e.g. 20m; resumable.")
 ]
@@ -68,6 +69,7 @@ def generator(
     init: Init = None,
     device: Device = "auto",
     workers: Workers = None,
+    max_bad: MaxBad = 10,
     stop_after: StopAfter = None,
     json: Json = False,
     dry_run: DryRun = False,
@@ -99,7 +101,7 @@ def generator(
         "log.workers": workers,
     }
     given = {"data": data, "bank": bank, "index": index, "frozen": frozen, "init": init, "weights": weights}
-    _train(system, preset, config, set_, flags, given, out, device, stop_after, json, dry_run)
+    _train(system, preset, config, set_, flags, given, out, device, max_bad, stop_after, json, dry_run)
 
 
 @app.command("segmenter")
@@ -120,6 +122,7 @@ def segmenter(
     init: Init = None,
     device: Device = "auto",
     workers: Workers = None,
+    max_bad: MaxBad = 10,
     stop_after: StopAfter = None,
     json: Json = False,
     dry_run: DryRun = False,
@@ -140,7 +143,7 @@ def segmenter(
         "log.workers": workers,
     }
     given = {"data": data, "init": init}
-    _train("segmenter", preset, config, set_, flags, given, out, device, stop_after, json, dry_run)
+    _train("segmenter", preset, config, set_, flags, given, out, device, max_bad, stop_after, json, dry_run)
 
 
 @app.command("index")
@@ -186,6 +189,7 @@ def _train(
     paths: dict[str, Any],
     out: Path,
     device: str,
+    max_bad: int,
     stop_after: str | None,
     json: bool,
     dry_run: bool,
@@ -199,7 +203,7 @@ def _train(
     given = stage.Given(**paths)
     limit = seconds(stop_after) if stop_after else None
     if dry_run:
-        console.emit(dump_yaml(stage.plan(name, config, given, out)).rstrip())
+        console.emit(dump_yaml(stage.plan(name, config, given, out, max_bad)).rstrip())
         return
     began = time.monotonic()
     with console.Interrupts() as interrupts:
@@ -209,10 +213,13 @@ def _train(
             given,
             out,
             device=device,
+            max_bad=max_bad,
             stop=lambda: interrupts.signal is not None or (limit is not None and time.monotonic() - began > limit),
             watch=console.watch_training(),
         )
     if int(os.environ.get("RANK", "0")) == 0:  # of the processes that torchrun started, one speaks
+        for bad in artifact.manifest.get("bad", []):
+            console.say(f"not usable: {bad['id']}: {bad['reason']}")
         if artifact.manifest["status"] == "stopped" and interrupts.signal is None:
             console.say(f"stopped at step {artifact.manifest['step']}; the same command goes on from there")
         console.emit_artifact(out, json)

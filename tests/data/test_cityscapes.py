@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,8 @@ def test_the_original_tree_of_real_samples(tmp_path: Path) -> None:
             city = path.stem.split("_")[0]
             target = tmp_path / "gtFine" / split / city
             target.mkdir(parents=True, exist_ok=True)
-            (target / f"{path.stem}_gtFine_labelIds.png").symlink_to(path)
-            (target / f"{path.stem}_gtFine_instanceIds.png").symlink_to(pack / folder / "inst" / path.name)
+            shutil.copy(path, target / f"{path.stem}_gtFine_labelIds.png")
+            shutil.copy(pack / folder / "inst" / path.name, target / f"{path.stem}_gtFine_instanceIds.png")
             if split == "train":
                 rgb = read_image(pack / "train/img" / f"{path.stem}.jpg")
                 write_picture(tmp_path / "leftImg8bit/train" / city / f"{path.stem}_leftImg8bit.png", rgb)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import SceneRecord
 from pipelines.data.split import folds_by_group, write_folds
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ArtifactError, ConfigError, DataError
 
 from .trees import REAL, real, write_folder
 
@@ -57,7 +57,7 @@ def test_written_folds_are_splits_of_the_dataset(tmp_path: Path) -> None:
         rest = [record.id for record in dataset.records(str(tmp_path / f"folds/fold-{number}/train.txt"))]
         assert held_out == fold and len(fold) == 2
         assert sorted(held_out + rest) == [record.id for record in dataset.records()]
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ArtifactError, match="exists already"):
         write_folds(folds, tmp_path / "folds")
 
 

@@ -152,8 +152,8 @@ def test_the_lock_of_a_killed_writer_is_free_while_its_workers_live(tmp_path: Pa
     code = (
         "import os, sys, time\nfrom pathlib import Path\nfrom pipelines.artifact import locked\n"
         "with locked(Path(sys.argv[1])):\n"
-        "    if os.fork() == 0:\n        print('worker', flush=True)\n        time.sleep(30)\n        os._exit(0)\n"
-        "    print('held', flush=True)\n    time.sleep(60)\n"
+        "    if os.fork() == 0:\n        os.write(1, b'worker\\n')\n        time.sleep(30)\n        os._exit(0)\n"
+        "    os.write(1, b'held\\n')\n    time.sleep(60)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(), start_new_session=True)

@@ -6,9 +6,9 @@ import csv
 import json
 import math
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from pipelines.artifact import filling
 from pipelines.data.toy.solids import SCHEMA
 from pipelines.data.toy.town import SCENES_PER_PLACE, ToyScene, draw_scene
-from pipelines.errors import ArtifactError, ConfigError
+from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
 
 _MAX_INSTANCES = 65_535  # what a 16-bit PNG can tell apart
 _LICENCE = "CC0-1.0"
@@ -38,36 +39,32 @@ def write_town(
 
     The files depend on seed, train, val and size alone, not on jobs, the number of processes. Scenes of one place
     never fall into both splits. progress is told the scenes done and their number. Everything is written to
-    `<out>.partial`, which is renamed at the end. Raises ArtifactError if out exists, ConfigError for bad counts.
+    `<out>.partial`, which is renamed at the end. Raises ArtifactError if out exists, ConfigError for bad counts,
+    EnvironmentFault where the disk is full, a drawing process dies or another one writes to out.
     """
-    if out.exists():
-        raise ArtifactError("the output exists already", where=out, fix="name a new folder, or remove this one first")
     if min(train, val, seed) < 0 or train + val < 1 or min(size) < 8 or jobs < 1:
         raise ConfigError(
             f"cannot draw {train} + {val} scenes of {size[0]}x{size[1]} pixels from seed {seed} with {jobs} jobs",
             fix="seed and counts from 0, at least one scene, 8 pixels a side, one job",
         )
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
     # validation starts with a place of its own
     start = math.ceil(train / SCENES_PER_PLACE) * SCENES_PER_PLACE
     splits = {"train": range(train), "val": range(start, start + val)}
-    for split in splits:
-        for kind in ("img", "label", "inst"):
-            (partial / split / kind).mkdir(parents=True)
-    tasks = [
-        (str(partial / split), seed, first, min(first + SCENES_PER_PLACE, indices.stop), size)
-        for split, indices in splits.items()
-        for first in range(indices.start, indices.stop, SCENES_PER_PLACE)
-    ]
-    records: dict[int, dict[str, Any]] = {}
-    for drawn in _drawn(tasks, jobs):
-        records.update((record["index"], record) for record in drawn)
-        if progress is not None:
-            progress(len(records), train + val)
-    _write_tables(partial, seed, size, {split: [records[i] for i in indices] for split, indices in splits.items()})
-    partial.rename(out)
+    with filling(out) as partial:
+        for split in splits:
+            for kind in ("img", "label", "inst"):
+                (partial / split / kind).mkdir(parents=True)
+        tasks = [
+            (str(partial / split), seed, first, min(first + SCENES_PER_PLACE, indices.stop), size)
+            for split, indices in splits.items()
+            for first in range(indices.start, indices.stop, SCENES_PER_PLACE)
+        ]
+        records: dict[int, dict[str, Any]] = {}
+        for drawn in _drawn(tasks, jobs):
+            records.update((record["index"], record) for record in drawn)
+            if progress is not None:
+                progress(len(records), train + val)
+        _write_tables(partial, seed, size, {split: [records[i] for i in indices] for split, indices in splits.items()})
 
 
 def _drawn(tasks: list[tuple[Any, ...]], jobs: int) -> Iterable[list[dict[str, Any]]]:
@@ -75,10 +72,15 @@ def _drawn(tasks: list[tuple[Any, ...]], jobs: int) -> Iterable[list[dict[str, A
     if jobs == 1:
         yield from map(_draw_place, tasks)
         return
-    with ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield from pool.map(_draw_place, tasks)
+    try:
+        with ProcessPoolExecutor(
+            jobs, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+        ) as pool:
+            yield from pool.map(_draw_place, tasks)
+    except BrokenProcessPool as error:
+        raise EnvironmentFault(
+            "a drawing process died, most often for want of memory", fix="use fewer --jobs"
+        ) from error
 
 
 def _draw_place(task: tuple[str, int, int, int, tuple[int, int]]) -> list[dict[str, Any]]:
