@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pipelines.artifact import fsync_directory, sha256_file, tool_version, write_atomic
@@ -209,7 +210,7 @@ def cut_segments(scene: Scene, things: np.ndarray, settings: Decompose, codec: C
     for ordinal, segment in enumerate(parts.segments):
         x, y, w, h = segment.box
         mask = parts.owner[y : y + h, x : x + w] == ordinal
-        crop = np.where(mask[..., None], scene.image[y : y + h, x : x + w], np.uint8(0))
+        crop = cv2.copyTo(scene.image[y : y + h, x : x + w], mask.view(np.uint8))  # 0 outside the mask
         pieces.append(
             Piece(
                 ordinal=ordinal,

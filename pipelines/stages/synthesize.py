@@ -45,7 +45,7 @@ from pipelines.data.sheet import contact_sheet
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.index.shape_index import ShapeIndex
 from pipelines.progress import Progress, silent
-from pipelines.runtime import pick_device
+from pipelines.runtime import Precision, pick_device
 from pipelines.stages.train import require_same_classes
 from pipelines.systems.base import LayoutItem, Needs, Sources, Synthesis, System
 from pipelines.systems.table import SYSTEMS, find_system
@@ -69,6 +69,8 @@ class Synthesize(Config):
     """Every random draw is keyed by this, the layout's name and the number of the image."""
     batch: int = Field(4, ge=1)
     """Layouts of one size that pass the generator together."""
+    precision: Precision = "fp32"
+    """Arithmetic of the generator; bf16 is faster on processors that have it, and less exact."""
     averaged: bool = True
     """Use the averaged weights where the run keeps them."""
     split: str | None = None
@@ -334,7 +336,8 @@ def _synthesize(config: Synthesize, opened: Opened, items: list[LayoutItem], dev
         requests.append(opened.system.request(item, opened.sources, opened.options, rng))
     batch = opened.system.collate(requests)
     batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-    return opened.system.synthesize(opened.loaded.nets, {}, batch, opened.options)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+        return opened.system.synthesize(opened.loaded.nets, {}, batch, opened.options)
 
 
 def _write(

@@ -39,6 +39,7 @@ def synthesize(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw depends on it.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Layouts that pass together.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16.")] = None,
     pictures: Annotated[
         bool | None,
         typer.Option("--pictures/--no-pictures", help="Draw what fed which pixels.  [default: yes]"),
@@ -64,6 +65,7 @@ def synthesize(
         "num": num,
         "seed": seed,
         "batch": batch,
+        "precision": precision,
         "pictures": pictures,
         "size": size if size in (None, "layout", "run") else list(parse_size(size)),
         "options.retrieval": retrieval,

@@ -198,6 +198,16 @@ def test_instances_may_be_given(generator: Path, layouts: list[Path], town: Path
     assert "has no instance map" in said
 
 
+def test_bf16_paints_nearly_the_same(generator: Path, layouts: list[Path], tmp_path: Path) -> None:
+    words = ["synthesize", generator, "-i", layouts[0], *CPU]
+    for precision in ("fp32", "bf16"):
+        succeed(*words, "--precision", precision, "-o", tmp_path / precision)
+    exact, rough = (cv2.imread(str(tmp_path / out / "images" / layouts[0].name)) for out in ("fp32", "bf16"))
+    apart = np.abs(exact.astype(int) - rough)
+    assert 0 < apart.max() and apart.mean() < 4
+    assert "precision" in fails(2, *words, "--precision", "fp8", "-o", tmp_path / "x")
+
+
 @pytest.fixture(scope="session")
 def thinned(workspace: Path, bank: Path, samples: Path) -> tuple[Path, Path, str]:
     """The bank without the source that the samples used most, and its index."""
