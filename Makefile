@@ -33,7 +33,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --durations=15
 
 examples: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/run-all.sh
