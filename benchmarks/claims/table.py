@@ -176,7 +176,7 @@ def difference_lines(runs: Runs) -> Iterable[str]:
             value, interval = difference(pairs)
             ends = "" if interval.ends is None else f" [{interval.ends[0]:+.3f}, {interval.ends[1]:+.3f}]"
             says = next(row.says for row in ROWS if row.name == rival)
-            how = f"{len(pairs)} seeds, paired bootstrap of the layouts"
+            how = f"seeds: {len(pairs)}, paired bootstrap of the layouts"
             yield f"- mIoU of RESAIL minus {says}: {value:+.3f}{ends}, {how}"
 
 

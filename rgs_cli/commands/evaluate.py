@@ -92,7 +92,6 @@ def evaluate(
         return
     if len(given) > 1:
         raise ConfigError("one folder of samples at a time", where=given[1], fix="or compare reports with --compare")
-    samples = given[0]
     flags = {
         "subject": subject,
         "split": split,
@@ -102,36 +101,22 @@ def evaluate(
         "allow_few": allow_few or None,
     }
     resolved = resolve(stage.Evaluate, user_layers(config, set_, flags))
+    asked: dict[str, Any] = {
+        "samples": given[0],
+        "reference": reference,
+        "reference_format": format_,
+        "judge": judge,
+        "features": features,
+        "bank": bank,
+        "training": training,
+        "weights": weights,
+        "out": out,
+    }
     if dry_run:
-        plan = stage.plan(
-            resolved,
-            samples=samples,
-            reference=reference,
-            reference_format=format_,
-            judge=judge,
-            features=features,
-            bank=bank,
-            training=training,
-            weights=weights,
-            out=out,
-        )
-        console.emit(dump_yaml(plan).rstrip())
+        console.emit(dump_yaml(stage.plan(resolved, **asked)).rstrip())
         return
     with console.progress() as progress:
-        artifact = stage.run(
-            resolved,
-            samples=samples,
-            reference=reference,
-            reference_format=format_,
-            judge=judge,
-            features=features,
-            bank=bank,
-            training=training,
-            weights=weights,
-            out=out,
-            device=device,
-            progress=progress,
-        )
+        artifact = stage.run(resolved, **asked, device=device, progress=progress)
     for name, value in artifact.statistics["scores"].items():
         console.say(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     console.emit_artifact(out, json)
