@@ -29,7 +29,24 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="Folder with published weights; the torch cache is looked at too.")
 ]
 
+With = Annotated[
+    list[str] | None, typer.Option("--with", metavar="ROLE=RUN", help="A frozen run, e.g. segmenter=runs/s.")
+]
+
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def parse_roles(texts: list[str] | None) -> dict[str, str]:
+    """Several «ROLE=RUN» to runs by role."""
+    from pipelines.errors import ConfigError
+
+    runs = {}
+    for text in texts or []:
+        role, equals, path = text.partition("=")
+        if not equals or not role or not path:
+            raise ConfigError(f"--with {text!r} is not ROLE=RUN", fix="write for instance --with segmenter=runs/s")
+        runs[role] = path
+    return runs
 
 
 def seconds(text: str) -> float:

@@ -72,10 +72,10 @@ def shard_paths(artifact: Artifact) -> list[Path]:
 class Bank:
     """An open bank of n pieces.
 
-    ids: (n,) uint64. categories: (n,) int32 class indices. things: (n,) bool. areas: (n,) int64 pixels of the mask.
-    boxes: (n, 4) int32 (x, y, w, h) in the source. sources: (n,) int32 indices into `source_table`.
+    ids: (n,) uint64. categories: (n,) int32 class indices, -1 for none. things: (n,) bool. areas: (n,) int64 pixels of
+    the mask. boxes: (n, 4) int32 (x, y, w, h) in the source. sources: (n,) int32 indices into `source_table`.
     ordinals: (n,) int32, which piece of its source. Rows are in the order of shards, then sources, then ordinals.
-    Picklable; its files are opened anew in each process.
+    Picklable and copyable; its files are opened anew in each process and by each copy, for one thread alone.
     """
 
     artifact: Artifact
@@ -127,6 +127,12 @@ class Bank:
         """What it was built with: the fields of BuildBank."""
         return self.artifact.config
 
+    @property
+    def view(self) -> str | None:
+        """Which view of a place its images are, «aerial» or «ground»; None in a bank of anything else."""
+        view: str | None = self.config.get("view")
+        return view
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -158,18 +164,26 @@ class Bank:
         w, h = self.boxes[row, 2:].tolist()
         if image is None or image.shape != (h, w, 3):
             raise damaged(shard.path, f"the pixels of piece {self.ids[row]:016x} are no {h}x{w} image")
-        if self.config["codec"] == "jpeg":  # it bleeds over the mask's edge
+        if self.config["codec"] == "jpeg" and self.masked(row):  # it bleeds over the mask's edge
             image[~self.mask(row)] = 0
         return image
+
+    def masked(self, row: int) -> bool:
+        """Has a piece a mask of its own, or is it all of its box."""
+        shard, _, local = self._at(row)
+        start, stop = shard.offsets["mask"][local : local + 2].tolist()
+        return bool(start < stop)
 
     def mask(self, row: int) -> np.ndarray:
         """(h, w) bool: which pixels of the box belong to the piece."""
         w, h = self.boxes[row, 2:].tolist()
-        bits = np.unpackbits(self._part(row, "mask"), count=h * w)
-        return bits.reshape(h, w).astype(bool)
+        packed = self._part(row, "mask")
+        if not len(packed):
+            return np.ones((h, w), bool)
+        return np.unpackbits(packed, count=h * w).reshape(h, w).astype(bool)
 
     def canonical(self, rows: Sequence[int] | np.ndarray | None = None) -> np.ndarray:
-        """(len(rows), 2048) uint8: bit-packed 128x128 masks of some rows in any order, or of all."""
+        """(len(rows), 2048) uint8: bit-packed 128x128 masks of some rows in any order, or of all; (n, 0) of images."""
         wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.int64)
         numbers = np.searchsorted(self._first_rows, wanted, side="right") - 1
         packed: np.ndarray | None = None

@@ -36,7 +36,8 @@ class Piece:
     """One piece of a source. box: (x, y, w, h) in pixels of the source. area: pixels of its mask.
 
     ordinal: which piece of its source. pixels: the encoded crop, black outside the mask. mask: packed bits of the
-    box in row order. canonical: packed bits of the mask at 128x128. category: class index.
+    box in row order, empty where it is all of it. canonical: packed bits of the mask at 128x128. category: class index,
+    -1 for none.
     """
 
     ordinal: int
@@ -51,7 +52,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """An image that pieces were cut from. digest: see pipelines/data/digest.py. labeled: pixels that have a class."""
+    """An image that pieces were cut from. digest: see pipelines/data/digest.py. labeled: pixels that have a class.
+
+    domain: which of the dataset's sources it comes from, "" where unknown and in banks of segments.
+    """
 
     id: str
     group: str
@@ -60,6 +64,11 @@ class Source:
     width: int
     labeled: int
     digest: str
+    domain: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """What a shard stores. Shards were written before there were domains: none is left out."""
+        return {key: value for key, value in asdict(self).items() if key != "domain" or value}
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def encode_shard(shard: Shard) -> bytes:
     pieces = [piece for _, _, piece in rows]
     table = {
         "format": FORMAT,
-        "sources": [asdict(source) for source, _ in shard.sources],
+        "sources": [source.to_json() for source, _ in shard.sources],
         "bad": [asdict(bad) for bad in shard.bad],
     }
     width = len(pieces[0].canonical) if pieces else 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,15 +77,17 @@ class Made:
     bad: list[BadScene]
 
 
+Cutter = Callable[[Dataset, SceneRecord, str], tuple[Source, list[Piece]]]
+"""Cuts one scene, given with its digest, into pieces of one kind. Raises DataError when it cannot be used."""
+
+
 @dataclass(frozen=True)
 class BankWriter:
-    """Makes shards in a folder: cuts the segments of `data` with these settings. Picklable, for worker processes."""
+    """Makes shards in a folder, cut from the scenes of `data`. Picklable, as its cutter must be, for workers."""
 
     folder: Path
     data: Dataset | None
-    things: np.ndarray
-    settings: Decompose
-    codec: Codec
+    cutter: Cutter
 
     def __call__(self, task: Cut | Thin) -> list[BadScene]:
         """Make one shard unless it is there, whole. The scenes of it that could not be used."""
@@ -125,12 +127,7 @@ class BankWriter:
     def cut_source(self, record: SceneRecord, digest: str) -> tuple[Source, list[Piece]]:
         """The pieces of one image. Raises DataError when it cannot be used."""
         assert self.data is not None
-        scene = self.data.read(record)
-        pieces = cut_segments(scene, self.things, self.settings, self.codec)
-        assert scene.image is not None
-        height, width = scene.image.shape[:2]
-        source = Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest)
-        return source, pieces
+        return self.cutter(self.data, record, digest)
 
 
 def library_versions() -> dict[str, str]:
@@ -195,6 +192,17 @@ def share_shards(shares: Sequence[Share], folder: Path, threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(take, shares))
     fsync_directory(folder)
+
+
+def cut_scene(
+    data: Dataset, record: SceneRecord, digest: str, *, things: np.ndarray, settings: Decompose, codec: Codec
+) -> tuple[Source, list[Piece]]:
+    """The segments of a scene of `data`. Raises DataError when it cannot be used."""
+    scene = data.read(record)
+    pieces = cut_segments(scene, things, settings, codec)
+    assert scene.image is not None
+    height, width = scene.image.shape[:2]
+    return Source(record.id, record.group, record.licence, height, width, labeled_pixels(scene), digest), pieces
 
 
 def cut_segments(scene: Scene, things: np.ndarray, settings: Decompose, codec: Codec) -> list[Piece]:

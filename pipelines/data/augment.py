@@ -74,6 +74,17 @@ def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
     return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
+def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Scale brightness, contrast about the mean gray, and saturation of (h, w, 3) uint8, each within 1 +- strength."""
+    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
+    pixels = image.astype(np.float32) * brightness
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    pixels = (pixels - gray.mean()) * contrast + gray.mean()
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
+    pixels = gray + (pixels - gray) * saturation
+    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+
+
 def image_tensor(image: np.ndarray) -> Tensor:
     """(h, w, 3) uint8 -> (3, h, w) float in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous().float() / 127.5 - 1

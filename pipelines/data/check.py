@@ -116,15 +116,24 @@ def check_dataset(
 
 
 def usable(
-    dataset: Dataset, records: Sequence[SceneRecord], needs: Collection[str], max_bad: int, threads: int = 4
+    dataset: Dataset,
+    records: Sequence[SceneRecord],
+    needs: Collection[str],
+    max_bad: int,
+    threads: int = 4,
+    views: Sequence[str] = (),
 ) -> tuple[list[SceneRecord], dict[str, str]]:
     """The records that can be read and have what is needed, and why the others cannot be used, by id; all are decoded.
 
-    needs: «image», «labels», «instances». Raises DataError when more than `max_bad` scenes cannot be used, or all.
+    needs: «image», «labels», «instances». views: those that must be readable; others are not decoded. Raises DataError when more than `max_bad` scenes cannot be used, or all.
     """
 
     def fault(record: SceneRecord) -> str | None:
         try:
+            if views:
+                for view in views:
+                    dataset.read_view(record, view)
+                return None
             scene = dataset.read(record)
         except DataError as error:
             return reason_of(error, dataset.root)

@@ -312,6 +312,8 @@ def _one_set_of_categories(
 def _schema(categories: Iterable[Category], ignored: int | None = None) -> Schema:
     """A schema with the missing colors chosen. Ignored is an id that no category has, 0 where that is free."""
     categories = list(categories)
+    if not categories:
+        raise DataError("the schema has no classes", fix="list at least one category")
     ids = {category.id for category in categories}
     if ignored is None:
         ignored = next(label for label in (0, 255, 65535) if label not in ids)

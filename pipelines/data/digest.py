@@ -36,7 +36,9 @@ def record_digests(
     common = _plain(settings, dataset.root, hashed)
 
     def digest(record: SceneRecord) -> str:
-        known = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "split"}
+        known = {f.name: getattr(record, f.name) for f in fields(record) if f.name not in ("split", "views")}
+        if record.views:  # scenes of one picture have the digest that they had before there were views
+            known["views"] = record.views
         own = [table.get(record.id) for table in by_record]
         return digest_json([_plain([known, own], dataset.root, hashed), common])
 

@@ -101,6 +101,8 @@ def read_classes(path: Path) -> tuple[Schema, str | None]:
                 classes.append((label, str(entry["name"]), _color(entry.get("color")), entry["thing"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"class number {number} is wrong ({_reason(error)})", where=path) from error
+    if not classes:
+        raise DataError("the schema has no classes", where=path, fix="list at least one class that is not ignored")
     free = iter(distinct_colors(len(classes), [color for _, _, color, _ in classes if color]))
     try:
         schema = Schema(

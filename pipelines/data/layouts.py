@@ -55,36 +55,41 @@ def read_instances(path: Path, labels: np.ndarray, schema: Schema, encoding: str
     return decode_instances(values, labels, schema, encoding, path)
 
 
-def list_layouts(inputs: str | Path | Iterable[str | Path]) -> list[Path]:
+def list_layouts(
+    inputs: str | Path | Iterable[str | Path], noun: str = "layout", suffixes: tuple[str, ...] = (".png",)
+) -> list[Path]:
     """The layouts that are meant: a PNG, the PNGs of a folder by name, the paths in a .txt list or in an iterable.
+
+    noun, suffixes: what they are called, and the files of a folder that are meant; for photos they are others.
 
     Listed paths keep their order and are relative to the working directory, as in a shell; empty lines are passed over.
     Raises DataError where nothing is found, a file is missing, or two have one stem, by which results are named.
     """
     if isinstance(inputs, str):
         inputs = Path(inputs)
-    where = "the list of layouts"
+    where = f"the list of {noun}s"
     if not isinstance(inputs, Path):
         paths = [Path(line) for line in (str(item).strip() for item in inputs) if line]
     else:
         where = str(inputs)
         if inputs.is_dir():
-            paths = sorted(p for p in inputs.iterdir() if p.suffix.lower() == ".png" and not p.name.startswith("."))
+            paths = sorted(p for p in inputs.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
         elif inputs.suffix.lower() == ".txt":
             paths = [Path(line) for line in read_list(inputs)]
         else:
             paths = [inputs]
     if not paths:
-        raise DataError("there are no layouts", where=where, fix="give a folder of PNGs, a .txt list or PNG files")
+        kinds = " and ".join(suffix[1:].upper() + "s" for suffix in suffixes)
+        raise DataError(f"there are no {noun}s", where=where, fix=f"give a folder of {kinds}, a .txt list or files")
     first: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
-            raise DataError("the layout is missing" if not path.exists() else "the layout is no file", where=path)
+            raise DataError(f"the {noun} is {'no file' if path.exists() else 'missing'}", where=path)
         if path.stem in first:
             raise DataError(
-                f"two layouts have the name {path.stem!r}: {first[path.stem]} and {path}",
+                f"two {noun}s have the name {path.stem!r}: {first[path.stem]} and {path}",
                 where=where,
-                fix="results are named after layouts: rename one",
+                fix=f"results are named after {noun}s: rename one",
             )
         first[path.stem] = path
     return paths

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipelines.data.pixels import IMAGE_SUFFIXES, read_image, require_same_size, size_text
-from pipelines.data.scene import Scene, SceneRecord, Schema
+from pipelines.data.scene import Scene, SceneRecord, Schema, View
 from pipelines.errors import ConfigError, DataError
 
 
@@ -72,6 +72,7 @@ class ListedDataset:
         for path in (record.image, record.labels, record.instances):
             if path is not None:
                 require_inside(self.root, path)
+        views = {name: self.read_view(record, name) for name in record.views}
         image = None if record.image is None else read_image(record.image)
         labels, instances = self.decode(record)
         if instances is not None and labels is not None:
@@ -86,7 +87,18 @@ class ListedDataset:
                 where=record.image or record.labels,
                 fix="use the pictures that the annotations were made for",
             )
-        return Scene(record, image, labels, instances)
+        return Scene(record, image, labels, instances, views)
+
+    def read_view(self, record: SceneRecord, name: str) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: one view of a place, without decoding the others. DataError where it has no such."""
+        if "fault" in record.extra:
+            file, reason = record.extra["fault"]
+            raise DataError(reason, where=file)
+        if name not in record.views:
+            there = ", ".join(record.views) or "none"
+            raise DataError(f"the scene {record.id} has no {name} view", where=self.root, fix=f"its views: {there}")
+        require_inside(self.root, record.views[name].path)
+        return decode_view(record.views[name])
 
     @cached_property
     def _ids(self) -> list[str]:
@@ -100,6 +112,16 @@ class ListedDataset:
                 raise DataError(f"the list names the scene {scene!r}, which {self.root} lacks", where=path)
             chosen.append(self.listed[place])
         return tuple(chosen)
+
+
+def decode_view(view: View) -> np.ndarray:
+    """(h, w, 3) uint8 RGB: the part of its picture that a view is. Raises DataError where nothing is left of it."""
+    picture = read_image(view.path)
+    h, w = picture.shape[:2]
+    x0, y0, x1, y1 = (round(part * side) for part, side in zip(view.box, (w, h, w, h), strict=True))
+    if x1 <= x0 or y1 <= y0:
+        raise DataError(f"nothing is left of a view of a picture of {size_text(picture)}", where=view.path)
+    return np.ascontiguousarray(picture[y0:y1, x0:x1])
 
 
 def by_id(records: Iterable[SceneRecord]) -> tuple[SceneRecord, ...]:

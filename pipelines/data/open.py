@@ -10,8 +10,12 @@ from pathlib import Path
 from pipelines.data.ade20k import open_ade20k, recognizes_ade20k
 from pipelines.data.cityscapes import open_cityscapes, recognizes_cityscapes
 from pipelines.data.coco import open_coco, recognizes_coco
+from pipelines.data.cvact import open_cvact, recognizes_cvact
+from pipelines.data.cvusa import open_cvusa, recognizes_cvusa
 from pipelines.data.folder import open_folder, recognizes_folder
 from pipelines.data.listing import ListedDataset
+from pipelines.data.pairs import open_pairs, recognizes_pairs
+from pipelines.data.vigor import open_vigor, open_vigor_centered, recognizes_vigor
 from pipelines.errors import ConfigError, DataError
 
 
@@ -29,6 +33,12 @@ FORMATS: dict[str, Format] = {
     "coco": Format(recognizes_coco, open_coco, "annotations/instances_NAME.json or annotations/panoptic_NAME.json"),
     "ade20k": Format(recognizes_ade20k, open_ade20k, "images/training and annotations/training, or validation"),
     "cityscapes": Format(recognizes_cityscapes, open_cityscapes, "gtFine/"),
+    "pairs": Format(recognizes_pairs, open_pairs, "pairs.csv"),
+    "cvusa": Format(recognizes_cvusa, open_cvusa, "splits/train-19zl.csv or splits/val-19zl.csv"),
+    "cvact": Format(recognizes_cvact, open_cvact, "ACT_data.mat"),
+    "vigor": Format(recognizes_vigor, open_vigor, "splits/CITY/satellite_list.txt"),
+    "vigor-cross": Format(None, partial(open_vigor, area="cross"), "vigor, train and test of different cities"),
+    "vigor_centered": Format(None, open_vigor_centered, "vigor, squares around the panoramas cut from the tiles"),
     **{
         name: Format(None, partial(open_coco, kind=name), "coco, of this kind")
         for name in ("coco-panoptic", "coco-stuff", "coco-instances")

@@ -7,7 +7,7 @@ Ignored pixels enter no bank, loss, metric or one-hot channel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ class Category:
 class Schema:
     """What a dataset's labels mean; kept in banks and runs, so that synthesis needs no dataset.
 
+    classes: none where a dataset has photos alone, as paired views have.
     ignored: the label ids that mean «no class». domains: names of domains, if the dataset has them.
     relations: names of the predicates of its scene graphs, if it has them.
     """
@@ -48,8 +49,6 @@ class Schema:
             if len(set(values)) != len(values):
                 twice = next(v for i, v in enumerate(values) if v in values[:i])
                 raise DataError(f"two classes have the {what} {twice!r}", fix="give every class its own")
-        if not self.classes:
-            raise DataError("the schema has no classes", fix="list at least one class that is not ignored")
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +62,7 @@ class Schema:
     @cached_property
     def palette(self) -> np.ndarray:
         """(C, 3) uint8 RGB swatches by class index."""
-        return np.array([c.color for c in self.classes], dtype=np.uint8)
+        return np.array([c.color for c in self.classes], dtype=np.uint8).reshape(-1, 3)
 
     @cached_property
     def ids(self) -> np.ndarray:
@@ -104,10 +103,10 @@ class Schema:
         try:
             classes = [(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"])) for c in data["classes"]]
             listed = [tuple(data.get(key, ())) for key in ("ignored", "domains", "relations")]
-            palette = np.array([color for _, _, color, _ in classes], dtype=np.uint8)
+            palette = np.array([color for _, _, color, _ in classes], dtype=np.uint8).reshape(len(classes), -1)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the classes cannot be read: {error!r}", fix="make the artifact again") from error
-        if palette.shape != (len(classes), 3):
+        if classes and palette.shape != (len(classes), 3):
             raise DataError("the classes cannot be read: a color is not three numbers", fix="make the artifact again")
         return cls(tuple(Category(*values) for values in classes), *listed)
 
@@ -123,9 +122,18 @@ class SceneObject:
 
 
 @dataclass(frozen=True)
+class View:
+    """One picture of a place. box: the part of it that is the view, (x0, y0, x1, y1) in parts of its sides."""
+
+    path: Path
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class SceneRecord:
     """Where a scene is and what is known of it without decoding a pixel.
 
+    views: of paired data the pictures of one place by name, «aerial» and «ground»; it has no image of its own.
     id: unique within the dataset and stable when scenes come and go, for instance "train/0001". group: the
     sequence, place or panorama it comes from, "" where unknown. licence: the text that the dataset gives, "" if none.
     """
@@ -140,6 +148,7 @@ class SceneRecord:
     licence: str = ""
     objects: tuple[SceneObject, ...] = ()
     relations: tuple[tuple[int, int, int], ...] = ()
+    views: Mapping[str, View] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,13 +157,15 @@ class Scene:
     """One annotated image.
 
     image: (h, w, 3) uint8 RGB. labels: (h, w) int16 class indices, IGNORED for none. instances: (h, w) int32,
-    unique per thing, 0 for none. Any of them is None where the dataset has none.
+    unique per thing, 0 for none. Any of them is None where the dataset has none. views: as the record's, each
+    (h, w, 3) uint8 RGB.
     """
 
     record: SceneRecord
     image: np.ndarray | None
     labels: np.ndarray | None
     instances: np.ndarray | None
+    views: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -178,3 +189,5 @@ class Dataset(Protocol):
     def records(self, split: str | None = None) -> Sequence[SceneRecord]: ...
 
     def read(self, record: SceneRecord) -> Scene: ...
+
+    def read_view(self, record: SceneRecord, name: str) -> np.ndarray: ...

@@ -52,3 +52,14 @@ def write_folds(folds: Sequence[Sequence[str]], out: Path) -> list[Path]:
         table = json.dumps({"folds": [list(fold) for fold in folds]}, indent=1) + "\n"
         (partial / written[-1]).write_text(table, encoding="utf-8")
     return [out / path for path in written]
+
+
+def require_disjoint(train: Sequence[SceneRecord], held_out: Sequence[SceneRecord]) -> None:
+    """Raise DataError where a scene or a group is on both sides; a scene without a group stands alone."""
+    places = {record.group or record.id for record in train}
+    shared = sorted({record.group or record.id for record in held_out} & places)
+    if shared:
+        raise DataError(
+            f"{len(shared)} groups are both trained on and held out, for instance {shared[0]!r}",
+            fix="split by group: rgs data split DATA --by group -o folds",
+        )

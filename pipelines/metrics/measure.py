@@ -57,7 +57,7 @@ def measure(
         layouts = [read_labels(sample.layout, schema, size) for sample in members]
         _look(outputs, layouts, schema, instruments, seen.counts, seen.features)
         if reference is not None:
-            photos = [read_image(reference.images[sample.source]) for sample in members]
+            photos = [reference.read(sample.source) for sample in members]
             seen.real_sizes |= {(photo.shape[0], photo.shape[1]) for photo in photos}
             references = np.stack([resize_image(photo, size) for photo in photos])
             for name, (side, distance) in instruments.pairwise.items():

@@ -13,13 +13,16 @@ import numpy as np
 from pipelines.artifact import Artifact, Input, digest_json, relative_path, sha256_file
 from pipelines.data.augment import Size
 from pipelines.data.digest import dataset_digest
-from pipelines.data.listing import inside, pictures, require_inside
+from pipelines.data.listing import decode_view, inside, pictures, require_inside
 from pipelines.data.open import open_dataset
 from pipelines.data.pixels import read_index_map
-from pipelines.data.scene import SceneRecord, Schema
+from pipelines.data.scene import SceneRecord, Schema, View
 from pipelines.errors import ArtifactError, ConfigError, DataError
 
 T = TypeVar("T")
+
+FILES = ("image", "layout", "guidance", "photo")
+"""What the list of samples may name of each."""
 
 SubjectName = Literal["output", "guidance", "shuffled"]
 """What is measured: the outputs, the guidance images in their place, or the outputs against layouts of others."""
@@ -30,14 +33,17 @@ SPARE_IDS = (255, 65535)
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a samples artifact. source: the stem of the layout it was made from; variant: 0 for its first."""
+    """One image of a samples artifact. source: the stem of the layout or photo it was made from; variant: 0 for its
+    first. layout, photo: what it was made from, the one or the other.
+    """
 
     name: str
     source: str
     variant: int
     image: Path
-    layout: Path
+    layout: Path | None
     guidance: Path | None
+    photo: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,12 @@ class Reference:
 
     root: Path
     kind: str
-    images: Mapping[str, Path]
+    images: Mapping[str, View]
     digest: str
+
+    def read(self, source: str) -> np.ndarray:
+        """(h, w, 3) uint8 RGB: the real image of a source."""
+        return decode_view(self.images[source])
 
     def as_input(self, relative_to: Path) -> Input:
         return Input("reference", relative_path(self.root, relative_to), self.digest)
@@ -63,9 +73,12 @@ def read_samples(artifact: Artifact) -> list[Sample]:
     try:
         for line in sidecar.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            image, layout = (inside(artifact.path, entry[key], sidecar) for key in ("image", "layout"))
-            guidance = inside(artifact.path, entry["guidance"], sidecar) if entry.get("guidance") else None
-            samples.append(Sample(entry["name"], entry["source"], int(entry["variant"]), image, layout, guidance))
+            files = {key: inside(artifact.path, entry[key], sidecar) for key in FILES if entry.get(key)}
+            if "layout" not in files and "photo" not in files:
+                raise KeyError("layout")
+            layout, guidance, photo = (files.get(key) for key in FILES[1:])
+            name, source, variant = entry["name"], entry["source"], int(entry["variant"])
+            samples.append(Sample(name, source, variant, files["image"], layout, guidance, photo))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"the list of samples cannot be read: {error!r}", where=sidecar) from error
     if not samples:
@@ -90,8 +103,9 @@ def take_subject(samples: Sequence[Sample], subject: SubjectName, seed: int, whe
             raise ConfigError("one layout alone cannot be shuffled", where=where)
         np.random.default_rng(seed).shuffle(circle)
         other = dict(zip(circle, circle[1:] + circle[:1], strict=True))
-        layouts = {sample.source: sample.layout for sample in samples}
-        return [replace(s, source=other[s.source], layout=layouts[other[s.source]]) for s in samples]
+        of = {sample.source: (sample.layout, sample.photo) for sample in samples}
+        pairs = [(s, other[s.source]) for s in samples]
+        return [replace(s, source=source, layout=of[source][0], photo=of[source][1]) for s, source in pairs]
     return list(samples)
 
 
@@ -104,8 +118,12 @@ def read_labels(path: Path, schema: Schema, size: Size) -> np.ndarray:
     return labels
 
 
-def find_reference(root: Path, samples: Sequence[Sample], format: str | None, split: str | None) -> Reference:
+def find_reference(
+    root: Path, samples: Sequence[Sample], format: str | None, split: str | None, view: str | None = None
+) -> Reference:
     """The real image of every sample: from a dataset by scene, or from a plain folder of images by stem.
+
+    view: of paired data, which of a place's views is the real one.
 
     A folder that holds images itself is a plain one, unless a format is named. Raises DataError when a sample finds
     none, ConfigError when it finds several.
@@ -120,7 +138,7 @@ def find_reference(root: Path, samples: Sequence[Sample], format: str | None, sp
         found = {stem: paths for stem, paths in plain.items() if stem in set(sources)}
         chosen = _one_each(found, sources, root, len(plain))
         digest = digest_json({stem: sha256_file(path) for stem, path in chosen.items()})
-        return Reference(root, "folder of images", chosen, digest)
+        return Reference(root, "folder of images", {stem: View(path) for stem, path in chosen.items()}, digest)
     dataset = open_dataset(root, format)
     records = dataset.records(split)
     by_name: dict[str, dict[str, SceneRecord]] = {}
@@ -129,12 +147,13 @@ def find_reference(root: Path, samples: Sequence[Sample], format: str | None, sp
             by_name.setdefault(name, {})[record.id] = record
     wanted = {name: list(by_name[name].values()) for name in sources if name in by_name}
     scenes = _one_each(wanted, sources, root, len(records))
-    images: dict[str, Path] = {}
+    images: dict[str, View] = {}
     for name, record in scenes.items():
-        if record.image is None:
-            raise DataError(f"the scene {record.id} has no photo to compare with", where=root)
-        require_inside(root, record.image)
-        images[name] = record.image
+        real = record.views.get(view or "", View(record.image) if record.image and view is None else None)
+        if real is None:
+            raise DataError(f"the scene {record.id} has no {view or 'photo'} to compare with", where=root)
+        require_inside(root, real.path)
+        images[name] = real
     kind = f"{dataset.format} dataset" + (f", split {split}" if split else "")
     used = list({record.id: record for record in scenes.values()}.values())
     return Reference(root, kind, images, dataset_digest(dataset, used))

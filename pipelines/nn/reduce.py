@@ -47,3 +47,29 @@ class _AllReduceSum(torch.autograd.Function):
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The tensors of all processes along dimension 0, in the order of ranks; of one shape in all of them.
+
+    The gradient is the sum over ranks of what they see of this rank's part: where every rank computes the loss of the
+    joined batch, gradients averaged over ranks are those of one process on it.
+    """
+    gathered: Tensor = _Gather.apply(tensor) if world_size() > 1 else tensor
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.count = len(tensor)
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        first = dist.get_rank() * ctx.count
+        return total[first : first + ctx.count]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.nn.initialization import settle
-from pipelines.nn.layers.normalization import BatchNorm
+from pipelines.nn.layers.joined import joined
 from pipelines.nn.layers.unet import WIDTHS, UNet
-from pipelines.nn.reduce import world_size
 
 Architecture = Literal["unet", "deeplabv3", "lraspp"]
 
@@ -92,35 +90,3 @@ class MobileNetSegmenter(SegmenterNet):
         maps = self.backbone(images)
         logits = self.classifier(maps["out"] if self.deeplab else maps)
         return F.interpolate(logits, (h, w), mode="bilinear", align_corners=False)
-
-
-class JoinedBatchNorm(BatchNorm):
-    """Affine batch norm over the joined batch of all processes, with the keys of nn.BatchNorm2d.
-
-    A map with a single value per channel (a pooled branch at batch 1) has no variance of its own: it is normalized
-    by the running statistics.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__(features)
-        self.weight = nn.Parameter(torch.ones(features))
-        self.bias = nn.Parameter(torch.zeros(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[0] * x.shape[2] * x.shape[3] * world_size() == 1:
-            normalized = F.batch_norm(x, self.running_mean, self.running_var, training=False)
-        else:
-            normalized = super().forward(x)
-        return normalized * self.weight[:, None, None] + self.bias[:, None, None]
-
-
-def joined(module: nn.Module) -> nn.Module:
-    """`module` with every nn.BatchNorm2d a fresh JoinedBatchNorm and every dropout an identity, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            module._modules[name] = JoinedBatchNorm(child.num_features)
-        elif isinstance(child, nn.Dropout):
-            module._modules[name] = nn.Identity()
-        else:
-            joined(child)
-    return module

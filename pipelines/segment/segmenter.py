@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from pipelines.config import Config
-from pipelines.data.augment import Size, View, image_tensor, label_tensor
+from pipelines.data.augment import Size, View, image_tensor, jitter, label_tensor
 from pipelines.data.scene import Schema
 from pipelines.errors import DataError
 from pipelines.nn.losses.segmentation import balanced_cross_entropy, class_weights
@@ -134,14 +133,3 @@ def equal_weights(labels: Tensor, classes: int) -> Tensor:
     """Weights (classes,) that make `balanced_cross_entropy` the mean over the labelled pixels of the joined batch."""
     counts = all_reduce_sum(torch.stack([(labels >= 0).sum(), labels.new_tensor(labels.numel())]))
     return (counts[1] / counts[0].clamp(min=1)).float().expand(classes)
-
-
-def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Scale brightness, contrast about the mean gray, and saturation of (h, w, 3) uint8, each within 1 +- strength."""
-    brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    pixels = image.astype(np.float32) * brightness
-    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    pixels = (pixels - gray.mean()) * contrast + gray.mean()
-    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None]
-    pixels = gray + (pixels - gray) * saturation
-    return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)

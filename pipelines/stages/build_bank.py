@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, writing
 from pipelines.bank.bank import ShardTable, read_shard_table, shard_paths
+from pipelines.bank.images import cut_image, pictures
 from pipelines.bank.segments import Decompose
 from pipelines.bank.shard import BadScene, Codec
-from pipelines.bank.writer import BankWriter, Cut, Elsewhere, Share, Thin, share_shards
+from pipelines.bank.writer import BankWriter, Cut, Cutter, Elsewhere, Share, Thin, cut_scene, share_shards
 from pipelines.config import Config
 from pipelines.data.check import too_many_bad
 from pipelines.data.digest import digest_of, record_digests
@@ -43,8 +45,10 @@ SAMPLED_SCENES = 8
 class BuildBank(Config):
     """What a bank holds and how its pieces are cut and stored."""
 
-    kind: Literal["segments"] = "segments"
-    """What the pieces are: segments of label maps."""
+    kind: Literal["segments", "images"] = "segments"
+    """What the pieces are: segments of label maps, or whole images."""
+    view: Literal["aerial", "ground"] | None = None
+    """images: which view of pairs the bank holds; null for the photos of other datasets."""
     format: str | None = None
     """The dataset's format; recognized from its files when not given."""
     split: str | None = "train"
@@ -57,6 +61,43 @@ class BuildBank(Config):
     """How many images share a shard, the unit of work, of resuming and of sharing between banks."""
     removed: tuple[str, ...] = ()
     """The sources left out of the bank that this one grew out of; set by --remove-source."""
+
+    @model_serializer(mode="wrap")
+    def _without_view(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A bank without views has the config, and so the digest, that it had before there were any."""
+        values: dict[str, Any] = handler(self)
+        return {key: value for key, value in values.items() if key != "view" or value is not None}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of bank. records: what it reads of the scenes of a dataset; cutter: what makes pieces of each."""
+
+    records: Callable[[BuildBank, Dataset, Sequence[SceneRecord]], Sequence[SceneRecord]]
+    cutter: Callable[[BuildBank, Schema], Cutter]
+
+
+def _labelled(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord]) -> Sequence[SceneRecord]:
+    if config.view is not None:
+        raise ConfigError("a bank of segments holds no view", fix="add --kind images, or leave out --view")
+    if not dataset.schema.classes:
+        raise DataError("the dataset has no classes to cut segments of", where=dataset.root, fix="add --kind images")
+    return records
+
+
+def _whole(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord]) -> Sequence[SceneRecord]:
+    if config.decompose != Decompose():
+        raise ConfigError("whole images are not decomposed", fix="leave out decompose, or --kind images")
+    return pictures(records, config.view, dataset.root)
+
+
+KINDS = {
+    "segments": Kind(
+        _labelled,
+        lambda config, schema: partial(cut_scene, things=schema.things, settings=config.decompose, codec=config.codec),
+    ),
+    "images": Kind(_whole, lambda config, _: partial(cut_image, codec=config.codec)),
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +112,7 @@ class Work:
     data: Dataset | None = None
 
     def writer(self, folder: Path) -> BankWriter:
-        return BankWriter(folder, self.data, self.schema.things, self.config.decompose, self.config.codec)
+        return BankWriter(folder, self.data, KINDS[self.config.kind].cutter(self.config, self.schema))
 
 
 def run(
@@ -163,32 +204,34 @@ def _prepare(
         raise ConfigError("--remove-source needs the bank to remove from", fix="add --from BANK")
     if data is None:
         raise ConfigError("there is nothing to build a bank from", fix="name a dataset, or --from BANK")
+    parent = None if add_to is None else open_artifact(add_to, "bank")
+    if parent is not None:
+        config = _inherit(config, parent, ("kind", "view", "decompose", "codec"))
     dataset = open_dataset(data, config.format)
     split = Path(config.split).name if config.split and config.split.endswith(".txt") else config.split
     stored = config.model_copy(update={"format": config.format or dataset.format, "split": split, "removed": ()})
-    records = sorted(dataset.records(config.split), key=lambda record: record.id)
-    if not records:
+    listed = dataset.records(config.split)
+    if not listed:
         raise DataError("the dataset has no scenes", where=data)
+    records = sorted(KINDS[config.kind].records(config, dataset, listed), key=lambda record: record.id)
     digests = record_digests(dataset, records, threads, progress)
     given = Input("data", relative_path(data, out.parent), digest_of(dataset.schema, digests))
-    if add_to is not None:
-        return _grown(stored, add_to, dataset, records, digests, given, out)
+    if parent is not None:
+        return _grown(stored, parent, dataset, records, digests, given, out)
     cuts = _cuts(records, digests, config.shard_sources, first=0)
     return Work(stored, dataset.schema, [given], [], cuts, dataset)
 
 
 def _grown(
     config: BuildBank,
-    add_to: Path,
+    parent: Artifact,
     dataset: Dataset,
     records: Sequence[SceneRecord],
     digests: dict[str, str],
     given: Input,
     out: Path,
 ) -> Work:
-    """Bank `add_to` and the records that it lacks."""
-    parent = open_artifact(add_to, "bank")
-    config = _inherit(config, parent, ("kind", "decompose", "codec"))
+    """Bank `parent` and the records that it lacks."""
     schema = Schema.from_json(parent.statistics["schema"])
     ours, theirs = ([(c.id, c.name, c.thing) for c in s.classes] for s in (dataset.schema, schema))
     if ours != theirs:
@@ -197,13 +240,14 @@ def _grown(
             where=dataset.root,
             fix="give the dataset the classes of the bank, or build a new bank",
         )
+    schema = replace(schema, domains=tuple(sorted({*schema.domains, *dataset.schema.domains})))
     known = {source.id: source.digest for table in _tables(parent) for source in table.sources}
     changed = [record.id for record in records if known.get(record.id, digests[record.id]) != digests[record.id]]
     if changed:
         raise DataError(
             f"{len(changed)} scenes are in the bank with other content: {_some(changed)}",
             where=dataset.root,
-            fix=f"remove them first: rgs build-bank --from {add_to} --remove-source {changed[0]} --out …",
+            fix=f"remove them first: rgs build-bank --from {parent.path} --remove-source {changed[0]} --out …",
         )
     new = [record for record in records if record.id not in known]
     if not new:
@@ -238,7 +282,7 @@ def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) ->
             shares.append(share)
         elif left:
             thins.append(Thin(share.name, share.path, removed, left))
-    stored = _inherit(config, parent, ("kind", "format", "split", "decompose", "codec", "shard_sources"))
+    stored = _inherit(config, parent, ("kind", "view", "format", "split", "decompose", "codec", "shard_sources"))
     stored = stored.model_copy(update={"removed": tuple(sorted(removed))})
     schema = Schema.from_json(parent.statistics["schema"])
     return Work(stored, schema, [parent.as_input("bank", out.parent)], shares, list(thins))
@@ -247,14 +291,15 @@ def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) ->
 def _inherit(config: BuildBank, parent: Artifact, keys: Sequence[str]) -> BuildBank:
     """The config with the parent's values of `keys`. Raises ConfigError where it was given another value."""
     given = config.model_dump(mode="json", include=config.model_fields_set)
-    for key in keys:
-        if given.get(key, parent.config[key]) != parent.config[key]:
+    stored = {key: parent.config.get(key) for key in keys}
+    for key, value in stored.items():
+        if given.get(key, value) != value:
             raise ConfigError(
-                f"{key} is {given[key]} but the other bank was built with {parent.config[key]}",
+                f"{key} is {given[key]} but the other bank was built with {value or 'none'}",
                 where=parent.path,
                 fix=f"leave {key} out, or build a new bank",
             )
-    return BuildBank.model_validate({**config.model_dump(), **{key: parent.config[key] for key in keys}})
+    return BuildBank.model_validate({**config.model_dump(), **stored})
 
 
 def _cuts(records: Sequence[SceneRecord], digests: dict[str, str], size: int, first: int) -> list[Cut | Thin]:
@@ -311,10 +356,11 @@ def _statistics(work: Work, tables: Sequence[ShardTable], out: Path) -> dict[str
     categories = np.concatenate([table.columns["categories"] for table in tables])
     areas = np.concatenate([table.columns["areas"] for table in tables])
     if not len(ids):
-        raise DataError("the bank would be empty: no scene has a segment", where=work.data.root if work.data else out)
+        lacking = "no scene has a segment" if work.config.kind == "segments" else "no image can be used"
+        raise DataError(f"the bank would be empty: {lacking}", where=work.data.root if work.data else out)
     if len(np.unique(ids)) != len(ids):
         raise DataError("two pieces have one id", where=out, fix="rename one of the scenes")
-    counts = np.bincount(categories, minlength=len(work.schema.classes)).tolist()
+    counts = np.bincount(categories[categories >= 0], minlength=len(work.schema.classes)).tolist()
     used = {source.id for source in sources}
     bad = {scene.id: scene.reason for table in tables for scene in table.bad if scene.id not in used}
     return {

@@ -394,7 +394,7 @@ def _row(sample: Sample, opened: Opened) -> Mapping[str, np.ndarray | None]:
     size = (output.shape[0], output.shape[1])
     reference = None
     if opened.reference is not None:
-        reference = resize_image(read_image(opened.reference.images[sample.source]), size)
+        reference = resize_image(opened.reference.read(sample.source), size)
     return {
         "layout": paint_labels(read_labels(sample.layout, opened.schema, size), opened.schema),
         "guidance": read_image(sample.guidance) if sample.guidance else None,

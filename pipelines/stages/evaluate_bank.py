@@ -46,7 +46,7 @@ class Subject:
 
     def real(self, sample: Sample, like: np.ndarray) -> np.ndarray:
         assert self.reference is not None
-        return resize_image(read_image(self.reference.images[sample.source]), (like.shape[0], like.shape[1]))
+        return resize_image(self.reference.read(sample.source), (like.shape[0], like.shape[1]))
 
 
 @dataclass

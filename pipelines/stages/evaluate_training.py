@@ -100,7 +100,7 @@ def check_photos(subject: Subject, training: Training, photos: Photos, context: 
     outputs = np.stack([_thumb(read_image(sample.image)) for sample in subject.samples])
     originals, reals = {}, None
     if subject.reference is not None:
-        originals = {source: read_image(path) for source, path in sorted(subject.reference.images.items())}
+        originals = {source: subject.reference.read(source) for source in sorted(subject.reference.images)}
         reals = np.stack([_thumb(originals[sample.source]) for sample in subject.samples])
     made = _against(
         "photos", "", outputs, reals, photos.thumbs, copying.PHOTO_PROTOCOL, subject, training, photos, context

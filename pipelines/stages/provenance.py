@@ -205,7 +205,7 @@ _OF_OUTPUT = ("pixels", "share", "pieces", "categories")
 def _pieces_of(bank: Bank, past: _History, name: str) -> dict[str, Any]:
     """What a bank has of a source."""
     rows, status = bank.rows_of_source(name), past.status(name)
-    names = bank.schema.names
+    names = [*bank.schema.names, ""]  # the last is that of pieces without a class, -1
     pieces = [
         {
             "row": int(row),
@@ -221,7 +221,7 @@ def _pieces_of(bank: Bank, past: _History, name: str) -> dict[str, Any]:
         "licence": past.licences.get(name, ""),
         "status": "in the bank" if status == "unused" else status,
         "pixels": int(bank.areas[rows].sum()),
-        "categories": by_pixels((piece["category"], piece["area"]) for piece in pieces),
+        "categories": by_pixels((piece["category"], piece["area"]) for piece in pieces if piece["category"]),
         "pieces": pieces,
     }
 

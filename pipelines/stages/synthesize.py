@@ -1,4 +1,4 @@
-"""rgs synthesize: from layouts to images, with guidance, provenance (as records and as pictures) and a contact sheet.
+"""rgs synthesize: from layouts, or photos of another view, to images with guidance, provenance and a contact sheet.
 
 No dataset is needed: a run knows its classes. `--data` names a dataset instead of layouts, for its instance maps, its
 photos (oracle retrieval) and its groups (what may not be retrieved).
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,15 +17,13 @@ import cv2
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from pipelines.artifact import (
     Artifact,
     Input,
-    digest_json,
     open_artifact,
-    relative_path,
     require_free,
-    sha256_file,
     writing,
 )
 from pipelines.bank.bank import Bank
@@ -35,21 +31,19 @@ from pipelines.compose.attribution import attribution_picture, write_picture
 from pipelines.compose.provenance import output_record
 from pipelines.config import Config, Layer, resolve
 from pipelines.data.augment import Size
-from pipelines.data.digest import dataset_digest
-from pipelines.data.instances import InstanceEncoding, connected_instances
-from pipelines.data.layouts import list_layouts, read_instances, read_layout
-from pipelines.data.open import open_dataset
+from pipelines.data.instances import InstanceEncoding
 from pipelines.data.palette import paint_labels
-from pipelines.data.scene import IGNORED, Dataset, SceneRecord, Schema
+from pipelines.data.scene import IGNORED, Schema
 from pipelines.data.sheet import contact_sheet
-from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.errors import ArtifactError, ConfigError
 from pipelines.index.shape_index import ShapeIndex
 from pipelines.progress import Progress, silent
 from pipelines.runtime import Precision, pick_device
+from pipelines.stages.synthesis_items import Item, Listed, list_items, read_items, same_size
 from pipelines.stages.train import require_same_classes
-from pipelines.systems.base import LayoutItem, Needs, Sources, Synthesis, System
+from pipelines.systems.base import Needs, PhotoItem, Sources, Synthesis, System
 from pipelines.systems.table import SYSTEMS, find_system
-from pipelines.systems.trained import LoadedRun, load_networks
+from pipelines.systems.trained import LoadedRun, as_frozen, load_networks
 from pipelines.train.log import to_uint8
 from pipelines.train.run import parse_reference
 
@@ -89,7 +83,10 @@ class Synthesize(Config):
 
 @dataclass(frozen=True)
 class Requested:
-    """The paths that a synthesis is given: layouts (and a folder of instance maps) or a dataset."""
+    """The paths that a synthesis is given: layouts (and a folder of instance maps) or photos, or a dataset of them.
+
+    frozen: other runs than those recorded, by role; they must hold the very weights that the run was trained with.
+    """
 
     run: str
     inputs: Sequence[Path] = ()
@@ -97,18 +94,20 @@ class Requested:
     data: Path | None = None
     bank: Path | None = None
     index: Path | None = None
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """What was asked for, opened and checked."""
+    """What was asked for, opened and checked. view: which one the photos show; None where images have layouts."""
 
     loaded: LoadedRun
     system: System
     options: Any
     sources: Sources
-    layouts: list[Path] | list[SceneRecord]
-    dataset: Dataset | None
+    frozen: dict[str, nn.Module]
+    view: str | None
+    listed: Listed
     inputs: list[Input]
 
 
@@ -118,7 +117,7 @@ def run(
     """Make the images. Returns the samples and what a person should know («things are connected components»)."""
     opened = open_request(config, requested, out)
     where = pick_device(device)
-    for net in opened.loaded.nets.values():
+    for net in (*opened.loaded.nets.values(), *opened.frozen.values()):
         net.to(where)
     notes: list[str] = []
     statistics: dict[str, Any] = {
@@ -127,15 +126,17 @@ def run(
         "trained_with": opened.loaded.weights.manifest["trained_with"],
         "teachers": opened.loaded.weights.manifest.get("teachers", {}),
     }
-    total = len(opened.layouts) * config.num
+    if opened.view is not None:
+        statistics |= {"source_view": opened.view, "target_view": opened.loaded.config.target}
+    total = len(opened.listed.entries) * config.num
     with writing(out, "samples", config, opened.inputs, statistics) as folder:
         written: list[dict[str, Any]] = []
         lines: list[dict[str, Any]] = []
         rows: list[list[np.ndarray]] = []
-        for name in ("images", "layouts", *OF_GUIDANCE):
+        for name in ("images", "inputs" if opened.view else "layouts", *OF_GUIDANCE):
             (folder / name).mkdir(exist_ok=True)
-        items = _items(config, requested, opened, notes)
-        for batch in _same_size(items, config.batch):
+        items = read_items(config, requested, opened, notes)
+        for batch in same_size(items, config.batch):
             synthesis = _synthesize(config, opened, batch, where)
             for k, item in enumerate(batch):
                 entry, record, row = _write(folder, config, opened, item, synthesis, k)
@@ -151,10 +152,10 @@ def run(
         for name in OF_GUIDANCE:
             if not any((folder / name).iterdir()):
                 (folder / name).rmdir()
-        columns = ["layout", "guidance", "output"] if len(rows[0]) == 3 else ["layout", "output"]
+        columns = [opened.view or "layout", *["guidance"][: len(rows[0]) - 2], "output"]
         _write_png(folder / "contact-sheet.png", contact_sheet(rows, columns))
         statistics["count"] = len(written)
-        statistics["layouts"] = len(opened.layouts)
+        statistics["photos" if opened.view else "layouts"] = len(opened.listed.entries)
     return open_artifact(out, "samples"), notes
 
 
@@ -167,7 +168,7 @@ def plan(config: Synthesize, requested: Requested, out: Path) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "options": opened.options.model_dump(mode="json"),
         "inputs": [i.to_json() for i in opened.inputs],
-        "images": len(opened.layouts) * config.num,
+        "images": len(opened.listed.entries) * config.num,
         "out": str(out),
     }
 
@@ -187,36 +188,42 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
     inputs = [loaded.weights.as_input("run", home)]
     needs = kind.plan(loaded.config, loaded.schema, 1).synthesize
     bank, index = _retrieval(needs, options, requested, loaded, home, inputs)
-    if (requested.data is None) == (not requested.inputs):
-        raise ConfigError("give either layouts or a dataset", fix="--inputs FOLDER|FILE…|- or --data DATASET")
-    if needs.bank is None and config.exclude != "none":
-        raise ConfigError(f"{loaded.name} retrieves nothing that could be excluded", fix="leave out --exclude")
-    layouts: list[Path] | list[SceneRecord]
-    dataset = None
-    if requested.data is not None:
-        if requested.instances is not None:
-            raise ConfigError("a dataset brings its own instance maps", fix="leave out --instances")
-        dataset = open_dataset(requested.data, config.format)
-        require_same_classes(loaded.schema, dataset.schema, "the dataset", requested.data)
-        layouts = [r for r in dataset.records(config.split) if r.labels is not None or dataset.format == "coco"]
-        names = Counter(Path(r.id).name for r in layouts)
-        if names and (most := names.most_common(1)[0])[1] > 1:
-            raise ConfigError(f"two scenes of the dataset are named {most[0]!r}", fix="choose one split with --split")
-        inputs.append(Input("layouts", relative_path(requested.data, home), dataset_digest(dataset, layouts)))
-    else:
-        if config.exclude != "none":
-            raise ConfigError("only a dataset knows which pieces are a layout's own", fix="use --data, or no --exclude")
-        layouts = list_layouts(requested.inputs[0] if len(requested.inputs) == 1 else requested.inputs)
-        digest = digest_json([[layout.stem, sha256_file(layout)] for layout in layouts])
-        inputs.append(Input("layouts", relative_path(Path(requested.inputs[0]), home), digest))
-        if requested.instances is not None:
-            maps = [_instance_map(requested.instances, layout) for layout in layouts]
-            digest = digest_json([[file.stem, sha256_file(file)] for file in maps])
-            inputs.append(Input("instances", relative_path(requested.instances, home), digest))
-    if not layouts:
-        raise DataError("there is no layout to make an image of", where=requested.data or requested.inputs[0])
+    frozen = _frozen(needs, requested, loaded, home, inputs)
+    view = needs.views[0] if needs.views else None
+    listed = list_items(config, requested, loaded.schema, view, needs.bank is not None, home)
     system = kind(loaded.config, loaded.schema)
-    return Opened(loaded, system, options, Sources(bank=bank, index=index), layouts, dataset, inputs)
+    sources = Sources(bank=bank, index=index)
+    return Opened(loaded, system, options, sources, frozen, view, listed, inputs + listed.inputs)
+
+
+def _frozen(
+    needs: Needs, requested: Requested, loaded: LoadedRun, home: Path, inputs: list[Input]
+) -> dict[str, nn.Module]:
+    """The networks of other runs that synthesis leans on; they must be the very ones of the training."""
+    for role in requested.frozen.keys() - needs.frozen.keys():
+        raise ConfigError(f"{loaded.name} with this config uses no {role!r}", fix=f"leave out --with {role}=…")
+    frozen: dict[str, nn.Module] = {}
+    for role, kind in needs.frozen.items():
+        wanted = loaded.weights.manifest["trained_with"][role]
+        if role in requested.frozen:
+            path, step = parse_reference(requested.frozen[role])
+        else:
+            path, step = _recorded(loaded, role), _recorded_step(loaded, role)
+        other = load_networks(path, step, trainable=kind)
+        if other.digest != wanted:
+            raise ArtifactError(
+                f"the run was trained with the {role} {wanted[:8]}…, this one is {other.digest[:8]}…",
+                where=path,
+                fix=f"give the weights of the training with --with {role}=RUN@STEP, or train the generator again",
+            )
+        frozen[role] = as_frozen(other)
+        inputs.append(other.weights.as_input(role, home))
+    return frozen
+
+
+def _recorded_step(loaded: LoadedRun, role: str) -> int | None:
+    step: int | None = next(i.get("step") for i in loaded.weights.manifest["inputs"] if i["role"] == role)
+    return step
 
 
 def _retrieval(
@@ -251,7 +258,7 @@ def _recorded(loaded: LoadedRun, role: str) -> Path:
         raise ConfigError(
             f"the run was imported, not trained here: it knows no {role}",
             where=loaded.weights.run,
-            fix="give --bank and --index; rgs build-bank and rgs train index make them",
+            fix=f"give the {role}: rgs build-bank and rgs train index make banks and indexes",
         )
     path = loaded.weights.run.parent / given["path"]
     if not path.is_dir():
@@ -261,75 +268,8 @@ def _recorded(loaded: LoadedRun, role: str) -> Path:
     return path
 
 
-def _items(config: Synthesize, requested: Requested, opened: Opened, notes: list[str]) -> Iterator[LayoutItem]:
-    """The layouts, read one by one, each as often as images are asked of it."""
-    schema = opened.loaded.schema
-    for entry in opened.layouts:
-        instances: np.ndarray | None = None
-        if isinstance(entry, SceneRecord):
-            assert opened.dataset is not None
-            scene = opened.dataset.read(entry)
-            if scene.labels is None:
-                raise DataError("the scene has no label map", where=entry.id)
-            name, labels, instances, image = Path(entry.id).name, scene.labels, scene.instances, scene.image
-            exclude = None if config.exclude == "none" else (config.exclude, _own(opened.sources.bank, entry))
-        else:
-            name, labels, image, exclude = entry.stem, read_layout(entry, schema), None, None
-            if requested.instances is not None:
-                instances = _instances_of(requested.instances, entry, labels, schema, config.inst_encoding)
-        if instances is None:
-            instances = connected_instances(labels, schema)
-            note = "no instance map was given: things are connected components of their class"
-            if note not in notes and schema.things.any():
-                notes.append(note)
-        size = _size(config, labels.shape, opened.loaded.config.framing.size)
-        item = LayoutItem(name, labels, instances, size, image, exclude)
-        for variant in range(config.num):
-            yield replace(item, variant=variant)
-
-
-def _instances_of(
-    folder: Path, layout: Path, labels: np.ndarray, schema: Schema, encoding: InstanceEncoding
-) -> np.ndarray:
-    return read_instances(_instance_map(folder, layout), labels, schema, encoding)
-
-
-def _instance_map(folder: Path, layout: Path) -> Path:
-    file = folder / f"{layout.stem}.png"
-    if not file.is_file():
-        raise DataError(
-            f"the layout {layout.name} has no instance map", where=file, fix="add it, or leave out --instances"
-        )
-    return file
-
-
-def _own(bank: Bank | None, record: SceneRecord) -> str:
-    """The name under which a bank knows a scene's own pieces: the scene, or its group where the scene is not in it."""
-    in_bank = bank is not None and len(bank.rows_of_source(record.id)) > 0
-    return record.id if in_bank or not record.group else record.group
-
-
-def _size(config: Synthesize, layout: tuple[int, ...], trained: Size) -> Size:
-    if config.size == "layout":
-        return layout[0], layout[1]
-    return trained if config.size == "run" else config.size
-
-
-def _same_size(items: Iterator[LayoutItem], batch: int) -> Iterator[list[LayoutItem]]:
-    """Consecutive layouts of one size, at most `batch` of them."""
-    for _, group in groupby(items, key=lambda item: item.size):
-        chunk: list[LayoutItem] = []
-        for item in group:
-            chunk.append(item)
-            if len(chunk) == batch:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
-
-
 @torch.no_grad()
-def _synthesize(config: Synthesize, opened: Opened, items: list[LayoutItem], device: torch.device) -> Synthesis:
+def _synthesize(config: Synthesize, opened: Opened, items: list[Item], device: torch.device) -> Synthesis:
     requests = []
     for item in items:
         rng = np.random.default_rng([config.seed, zlib.crc32(item.name.encode()), item.variant])
@@ -337,25 +277,29 @@ def _synthesize(config: Synthesize, opened: Opened, items: list[LayoutItem], dev
     batch = opened.system.collate(requests)
     batch = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-        return opened.system.synthesize(opened.loaded.nets, {}, batch, opened.options)
+        return opened.system.synthesize(opened.loaded.nets, opened.frozen, batch, opened.options)
 
 
 def _write(
-    folder: Path, config: Synthesize, opened: Opened, item: LayoutItem, synthesis: Synthesis, k: int
+    folder: Path, config: Synthesize, opened: Opened, item: Item, synthesis: Synthesis, k: int
 ) -> tuple[dict[str, Any], dict[str, Any] | None, list[np.ndarray]]:
     """Write the files of one image; its lines of samples.jsonl and provenance.jsonl, its contact sheet row."""
     schema = opened.loaded.schema
     name = item.name if config.num == 1 else f"{item.name}-{item.variant + 1}"
     entry: dict[str, Any] = {"name": name, "source": item.name, "variant": item.variant, "guidance": None}
-    image, labels = to_uint8(synthesis.images[k : k + 1])[0], item.sized_labels
-    row = [paint_labels(labels, schema)]
+    image = to_uint8(synthesis.images[k : k + 1])[0]
 
     def write(kind: str, pixels: np.ndarray) -> str:
         _write_png(folder / kind / f"{name}.png", pixels)
         return f"{kind}/{name}.png"
 
     entry["image"] = write("images", image)
-    entry["layout"] = write("layouts", label_ids(labels, schema))
+    if isinstance(item, PhotoItem):
+        entry["photo"] = write("inputs", item.photo)
+        row = [item.photo]
+    else:
+        entry["layout"] = write("layouts", label_ids(item.sized_labels, schema))
+        row = [paint_labels(item.sized_labels, schema)]
     record = None
     if synthesis.guidance is not None:
         guidance = to_uint8(synthesis.guidance[k : k + 1])[0]

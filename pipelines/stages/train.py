@@ -1,9 +1,9 @@
-"""rgs train generator and rgs train segmenter: from data (and a bank, an index, frozen runs) to a run."""
+"""rgs train generator, segmenter and embedder: from data (and a bank, an index, frozen runs) to a run."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,15 +18,17 @@ from pipelines.bank.bank import Bank
 from pipelines.config import Config
 from pipelines.data.check import usable
 from pipelines.data.digest import dataset_digest
+from pipelines.data.listing import ListedDataset
 from pipelines.data.open import open_dataset
-from pipelines.data.scene import Schema
+from pipelines.data.scene import SceneRecord, Schema
+from pipelines.data.split import require_disjoint
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.index.neighbors import Neighbors
 from pipelines.nn.losses.perceptual import Perceptual
 from pipelines.runtime import make_runtime
-from pipelines.systems.base import Needs, Plan, Sources
+from pipelines.systems.base import Fitted, Needs, Plan, Sources, Validated
 from pipelines.systems.table import find_trainable
-from pipelines.systems.trained import load_networks
+from pipelines.systems.trained import as_frozen, load_networks
 from pipelines.train.checkpoint import load_into, read_weights
 from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Watch
@@ -44,6 +46,8 @@ class TrainConfig(Config):
 
     split: str = "train"
     """The split of the dataset to train on."""
+    validation: str | None = None
+    """The split to measure on while training, of other groups than those trained on; none when not given."""
     format: str | None = None
     """The dataset's format on disk; recognized when not given."""
     train: LoopConfig = LoopConfig()
@@ -70,7 +74,7 @@ def config_of(name: str) -> type[TrainConfig]:
 class Given:
     """The paths that a training is given. `frozen` and `init` are references like runs/s or runs/s@12000."""
 
-    data: Path
+    data: Path | None = None
     bank: Path | None = None
     index: Path | None = None
     frozen: Mapping[str, str] = field(default_factory=dict)
@@ -83,6 +87,7 @@ class Prepared:
     """Inputs opened and checked against the plan of the trainable.
 
     trained_with, teachers: of each frozen role the sha256 of its weights, and the identity of its run at any step.
+    places: of paired data the groups trained on, so that an evaluation can refuse to ask for them.
     bad: why scenes cannot be used, by id; the sources lack them.
     """
 
@@ -93,6 +98,7 @@ class Prepared:
     inputs: list[Input]
     trained_with: dict[str, str]
     teachers: dict[str, str]
+    places: list[str]
     bad: dict[str, str]
 
 
@@ -114,6 +120,8 @@ def run(
     prepared = prepare(name, config, given, out, max_bad)
     runtime = make_runtime(device, config.train.precision, config.train.seed)
     trainable = find_trainable(name)(config.model, prepared.schema)
+    if isinstance(trainable, Fitted):
+        trainable.check(prepared.frozen)
     torch.manual_seed(config.train.seed)
     nets = trainable.networks()
     if given.init is not None:
@@ -123,6 +131,7 @@ def run(
         "trained_with": prepared.trained_with,
         "teachers": prepared.teachers,
         "scenes": len(prepared.sources.records),
+        "places": prepared.places,
         "bad": [{"id": scene, "reason": reason} for scene, reason in prepared.bad.items()],
     }
     with disk_faults(out), locked(out) if runtime.rank == 0 else contextlib.nullcontext():
@@ -155,18 +164,22 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
     Scenes that cannot be used are left out here, so that every step and every resumption sees the same ones. Where
     there is a bank, it has done that: its scenes were read when it was built.
     """
-    dataset = open_dataset(given.data, config.format)
-    records = dataset.records(config.split)
-    if not records:
-        raise DataError(
-            f"the dataset has no scene in split {config.split!r}",
-            where=given.data,
-            fix=f"it has the splits {', '.join(dataset.splits()) or 'none'}",
-        )
-    schema = dataset.schema
-    plan = find_trainable(name).plan(config.model, schema, config.train.steps)
     home = out.parent
-    inputs = [Input("data", relative_path(given.data, home), dataset_digest(dataset, records))]
+    trainable = find_trainable(name)
+    dataset, records, validation = open_scenes(name, config, given)
+    # which classes there are the dataset says, or the bank of a training that has no other data
+    schema = dataset.schema if dataset is not None else Bank.open(given.bank).schema if given.bank else Schema(())
+    plan = trainable.plan(config.model, schema, config.train.steps)
+    if plan.train.dataset and dataset is None:
+        raise ConfigError(f"{name} needs a dataset", fix="give --data")
+    if dataset is not None and not plan.train.dataset:
+        raise ConfigError(f"{name} learns from a bank alone", fix="leave out --data")
+    inputs = []
+    if dataset is not None:
+        assert given.data is not None
+        inputs.append(Input("data", relative_path(given.data, home), dataset_digest(dataset, records)))
+    if dataset is not None and validation:
+        inputs.append(Input("validation", relative_path(dataset.root, home), dataset_digest(dataset, validation)))
     bank, neighbors = open_retrieval(plan.train, given.bank, given.index, name)
     if bank is not None:
         require_same_classes(schema, bank.schema, "the bank", given.bank)
@@ -184,7 +197,7 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
         path, step = parse_reference(given.frozen[role])
         loaded = load_networks(path, step, trainable=kind)
         require_same_classes(schema, loaded.schema, f"the {role}", path)
-        frozen[role] = next(iter(loaded.nets.values()))
+        frozen[role] = as_frozen(loaded)
         trained_with[role] = loaded.digest
         teachers[role] = identity(loaded.weights.manifest)
         inputs.append(loaded.weights.as_input(role, home))
@@ -194,10 +207,40 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
         path, step = parse_reference(given.init.partition(":")[0])
         inputs.append(open_weights(path, step).as_input("init", home))
     bad: dict[str, str] = {}
-    if plan.train.bank is None:
-        records, bad = usable(dataset, records, plan.train.fields, max_bad)
-    sources = Sources(dataset, records, bank, neighbors)
-    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, bad)
+    if dataset is not None and plan.train.bank is None:
+        views = plan.train.views
+        records = [record for record in records if all(view in record.views for view in views)]
+        if not records:
+            raise DataError(f"no scene has the views {' and '.join(views)}", where=given.data, fix="give paired data")
+        records, bad = usable(dataset, records, plan.train.fields, max_bad, views=views)
+    places = sorted({record.group or record.id for record in records}) if plan.train.views else []
+    sources = Sources(dataset, records, validation, bank, neighbors)
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, places, bad)
+
+
+def open_scenes(
+    name: str, config: Any, given: Given
+) -> tuple[ListedDataset | None, Sequence[SceneRecord], Sequence[SceneRecord]]:
+    """The dataset with its scenes to train on and to measure on, which share no group."""
+    if given.data is None:
+        if config.validation is not None:
+            raise ConfigError("a validation split is one of a dataset", fix="leave it out, or give --data")
+        return None, [], []
+    dataset = open_dataset(given.data, config.format)
+    records = dataset.records(config.split)
+    if not records:
+        raise DataError(
+            f"the dataset has no scene in split {config.split!r}",
+            where=given.data,
+            fix=f"it has the splits {', '.join(dataset.splits()) or 'none'}",
+        )
+    if config.validation is None:
+        return dataset, records, []
+    if not issubclass(find_trainable(name), Validated):
+        raise ConfigError(f"{name} measures nothing while it trains", fix="leave out --validation")
+    validation = dataset.records(config.validation)
+    require_disjoint(records, validation)
+    return dataset, records, validation
 
 
 def perceptual_network(kind: Literal["vgg19", "random"], weights: Path | None) -> nn.Module:
@@ -218,7 +261,7 @@ def open_retrieval(
             article = "an" if what == "index" else "a"
             raise ConfigError(f"{name} needs {article} {what} of {kind}", fix=f"give --{what}")
     opened = Bank.open(bank) if bank is not None else None
-    if opened is not None and opened.kind != needs.bank:
+    if opened is not None and needs.bank not in (opened.kind, "any"):
         raise ArtifactError(f"this is a bank of {opened.kind}, {name} needs one of {needs.bank}", where=bank)
     if index is None or opened is None:
         return opened, None

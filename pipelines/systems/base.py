@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,10 +34,14 @@ Frozen = Mapping[str, nn.Module]
 class Needs:
     """What must be given: scene fields («image», «labels», «instances»), a bank and index by kind, frozen runs.
 
-    `frozen` maps a role to the trainable it must be («segmenter» -> «segmenter»).
+    views: of paired data («aerial», «ground»). dataset: False where a bank is all there is. bank: a kind, or «any».
+    `frozen` maps a role to the trainable it must be («segmenter» -> «segmenter»); a run of one network gives that
+    network, a run of several an nn.ModuleDict of them.
     """
 
     fields: tuple[str, ...] = ("image", "labels")
+    views: tuple[str, ...] = ()
+    dataset: bool = True
     bank: str | None = None
     index: str | None = None
     frozen: Mapping[str, str] = field(default_factory=dict)
@@ -60,11 +64,18 @@ class Phase:
 
 @dataclass(frozen=True)
 class Adam:
-    """Adam for one network; `lr` is a function of the step."""
+    """Adam for one network; `lr` is a function of the step.
+
+    decoupled: AdamW. clip: the largest norm that its gradients may have together. rho: radius of adaptive
+    sharpness-aware minimization (train/asam.py), for which the losses are computed twice; None for plain steps.
+    """
 
     lr: Callable[[int], float]
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
+    decoupled: bool = False
+    clip: float | None = None
+    rho: float | None = None
 
 
 @dataclass(frozen=True)
@@ -81,10 +92,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sources:
-    """What the user gave, opened. Picklable: a bank drops its file handles when it travels to a worker."""
+    """What the user gave, opened. Picklable: a bank drops its file handles when it travels to a worker.
+
+    validation: scenes of groups that are in no training scene, for `Validated`.
+    """
 
     dataset: Dataset | None = None
     records: Sequence[SceneRecord] = ()
+    validation: Sequence[SceneRecord] = ()
     bank: Bank | None = None
     neighbors: Neighbors | None = None
     index: ShapeIndex | None = None
@@ -103,10 +118,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which examples a step draws: ids, in a fresh order each epoch, or with replacement by weight."""
+    """Which examples a step draws: ids, in a fresh order each epoch, or with replacement by weight.
+
+    groups: one name per id; no two examples of a batch are of one group, and what is left over at the end of an
+    epoch sits it out.
+    """
 
     ids: Sequence[str]
     weights: np.ndarray | None = None
+    groups: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,13 +169,30 @@ class Trainable(Protocol):
         ...
 
 
+@runtime_checkable
+class Validated(Protocol):
+    """A trainable that measures itself on `sources.validation` while it trains; networks come in eval mode."""
+
+    def validate(self, nets: Networks, sources: Sources, device: torch.device) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """A trainable whose config must fit its frozen networks, which is told before the first step."""
+
+    def check(self, frozen: Frozen) -> None: ...
+
+
 class System(Trainable, Protocol):
     """A published method: a trainable that synthesizes. `Options` is what synthesis may be asked beyond an image."""
 
     Options: Any
 
-    def request(self, item: LayoutItem, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
-        """The synthesis twin of `example`, in the main process; it may search indexes."""
+    def request(self, item: Any, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
+        """The synthesis twin of `example`, in the main process; it may search indexes.
+
+        item: a PhotoItem where the plan's synthesis needs a view, else a LayoutItem.
+        """
         ...
 
     def synthesize(self, nets: Networks, frozen: Frozen, batch: Batch, options: Any) -> Synthesis: ...
@@ -182,6 +219,15 @@ class LayoutItem:
     def sized_labels(self) -> np.ndarray:
         """(h, w) the labels at the size of the image."""
         return nearest_resize(self.labels, self.size)
+
+
+@dataclass(frozen=True)
+class PhotoItem:
+    """One photo to make another view of. photo: (H, W, 3) uint8. variant: 0 for the first image of a photo."""
+
+    name: str
+    photo: np.ndarray
+    variant: int = 0
 
 
 def stack(examples: Sequence[dict[str, Any]]) -> Batch:

@@ -52,6 +52,13 @@ class LoadedRun:
         return self.weights.sha256
 
 
+def as_frozen(loaded: LoadedRun) -> nn.Module:
+    """What a role of another training leans on: the run's one network, or an nn.ModuleDict of several."""
+    if len(loaded.nets) == 1:
+        return next(iter(loaded.nets.values()))
+    return nn.ModuleDict(loaded.nets)
+
+
 def load_networks(
     path: Path, step: int | None = None, *, trainable: str | None = None, averaged: bool = True
 ) -> LoadedRun:

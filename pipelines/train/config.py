@@ -31,6 +31,8 @@ class LogConfig(Config):
     """Steps between lines of metrics.jsonl."""
     samples_every: int = Field(500, ge=1)
     """Steps between sample grids."""
+    validate_every: int = Field(500, ge=1)
+    """Steps between measurements on the validation split, where there is one."""
     checkpoint_every: int = Field(500, ge=1)
     """Steps between checkpoints."""
     checkpoint_minutes: float = Field(10.0, gt=0)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.runtime import Runtime, memory_gb
-from pipelines.systems.base import Batch, Frozen, Phase, Plan, Sources, Trainable
+from pipelines.systems.base import Adam, Batch, Frozen, Phase, Plan, Sources, Trainable, Validated
+from pipelines.train.asam import perturb, restore
 from pipelines.train.checkpoint import AVERAGE, WEIGHTS, load_into, read_state, read_weights
 from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Log, Status, Watch
@@ -51,16 +52,11 @@ def train(
     for module in [*nets.values(), *frozen.values()]:
         module.to(runtime.device)
     averaged = {name: deepcopy(nets[name]).requires_grad_(False) for name in plan.averaged}
-    optimizers = {
-        name: torch.optim.Adam(
-            nets[name].parameters(), lr=0.0, betas=adam.betas, weight_decay=adam.weight_decay, fused=True
-        )
-        for name, adam in plan.optimizers.items()
-    }
+    optimizers = {name: _optimizer(nets[name], adam) for name, adam in plan.optimizers.items()}
     start = run.resumed_from or 0
     if run.resumed_from is not None:
         _restore(run, nets, averaged, optimizers)
-    order = Order(trainable.sampling(sources), config.seed)
+    order = Order(trainable.sampling(sources), config.seed, config.batch)
     examples = Examples(trainable, sources, config.seed)
     mine = draws(order, config.batch, config.accumulate, runtime.rank, runtime.world, start, config.steps)
     loader = batches(examples, mine, log_config.workers, runtime.device.type == "cuda")
@@ -100,6 +96,8 @@ def train(
         if log is not None and (done or step % log_config.samples_every == 0):
             log.samples(step, _preview(trainable, {**nets, **averaged}, frozen, preview, runtime))
         late = time.monotonic() - saved_at > 60 * log_config.checkpoint_minutes
+        if log is not None and sources.validation and (done or step % log_config.validate_every == 0):
+            log.metrics(step, _validate(trainable, {**nets, **averaged}, sources, runtime))
         if log is not None and (done or late or step % log_config.checkpoint_every == 0):
             status = "finished" if step == config.steps else "stopped" if stopping else "training"
             state = {"step": step, "optimizers": {name: o.state_dict() for name, o in optimizers.items()}}
@@ -123,7 +121,7 @@ def _run_phase(
     micro: list[Batch],
     memos: list[dict[str, Any]],
     plan: Plan,
-    optimizers: Mapping[str, torch.optim.Adam],
+    optimizers: Mapping[str, torch.optim.Optimizer],
     runtime: Runtime,
     step: int,
 ) -> dict[str, Tensor]:
@@ -131,6 +129,35 @@ def _run_phase(
     for name, net in nets.items():
         net.train()
         net.requires_grad_(name in phase.nets)
+    totals = _backward(phase, trainable, nets, frozen, micro, memos, optimizers, runtime, step)
+    sharp = {name: plan.optimizers[name] for name in phase.nets if plan.optimizers[name].rho is not None}
+    if sharp:
+        saved = {name: perturb(nets[name].parameters(), adam.rho or 0.0) for name, adam in sharp.items()}
+        _backward(phase, trainable, nets, frozen, micro, [{} for _ in micro], optimizers, runtime, step)
+        for name, weights in saved.items():
+            restore(nets[name].parameters(), weights)
+    for name in phase.nets:
+        adam = plan.optimizers[name]
+        if adam.clip is not None:
+            torch.nn.utils.clip_grad_norm_(nets[name].parameters(), adam.clip)
+        for group in optimizers[name].param_groups:
+            group["lr"] = adam.lr(step)
+        optimizers[name].step()
+    return totals
+
+
+def _backward(
+    phase: Phase,
+    trainable: Trainable,
+    nets: Mapping[str, nn.Module],
+    frozen: Frozen,
+    micro: list[Batch],
+    memos: list[dict[str, Any]],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    runtime: Runtime,
+    step: int,
+) -> dict[str, Tensor]:
+    """The phase's gradients on the batches of this step, averaged over processes; returns its loss terms, detached."""
     for name in phase.nets:
         optimizers[name].zero_grad(set_to_none=True)
     totals: dict[str, Tensor] = {}
@@ -149,11 +176,12 @@ def _run_phase(
         for name, value in zip(terms, values, strict=True):
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(micro)
     runtime.average_gradients(nets[name] for name in phase.nets)
-    for name in phase.nets:
-        for group in optimizers[name].param_groups:
-            group["lr"] = plan.optimizers[name].lr(step)
-        optimizers[name].step()
     return totals
+
+
+def _optimizer(net: nn.Module, adam: Adam) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if adam.decoupled else torch.optim.Adam
+    return kind(net.parameters(), lr=0.0, betas=adam.betas, weight_decay=adam.weight_decay, fused=True)
 
 
 @torch.no_grad()
@@ -176,7 +204,7 @@ def _restore(
     run: RunWriter,
     nets: Mapping[str, nn.Module],
     averaged: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Adam],
+    optimizers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
     checkpoint = run.checkpoint_to_resume()
     weights = read_weights(checkpoint / WEIGHTS)
@@ -203,3 +231,16 @@ def _preview(
         net.eval()
     with runtime.autocast():
         return trainable.preview(nets, frozen, batch)
+
+
+@torch.no_grad()
+def _validate(
+    trainable: Trainable, nets: Mapping[str, nn.Module], sources: Sources, runtime: Runtime
+) -> dict[str, float]:
+    if not isinstance(trainable, Validated):
+        return {}
+    for net in nets.values():
+        net.eval()
+    with runtime.autocast("fp32"):
+        measured = trainable.validate(nets, sources, runtime.device)
+    return {f"validation/{name}": value for name, value in measured.items()}

@@ -7,6 +7,8 @@ each process a contiguous slice. So resuming needs no state, and two processes s
 from __future__ import annotations
 
 import signal
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.errors import DataError, RgsError
+from pipelines.errors import ConfigError, DataError, RgsError
 from pipelines.systems.base import Batch, Sampling, Sources, Trainable
 
 
@@ -30,12 +32,18 @@ class Draw:
 
 
 class Order:
-    """Maps positions to scene ids: a fresh permutation each epoch, or draws by weight with replacement."""
+    """Maps positions to scene ids: a fresh permutation each epoch, or draws by weight with replacement.
 
-    def __init__(self, sampling: Sampling, seed: int) -> None:
+    batch: how many positions from 0, batch, 2 batch, … on are of distinct groups, where the sampling has groups.
+    """
+
+    def __init__(self, sampling: Sampling, seed: int, batch: int = 1) -> None:
         if not len(sampling.ids):
             raise DataError("there is no example to train on", fix="check --data and --split")
-        self.sampling, self.seed = sampling, seed
+        if sampling.groups is not None and (places := len(set(sampling.groups))) < batch:
+            raise ConfigError(f"a batch of {batch} needs as many groups, and there are {places}", fix="lower --batch")
+        self.sampling, self.seed, self.batch = sampling, seed, batch
+        self._starts = [0]  # the first position of each epoch so far
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
 
     def __getitem__(self, position: int) -> str:
@@ -43,11 +51,43 @@ class Order:
         if self.sampling.weights is not None:
             rng = np.random.default_rng([self.seed, 1, position])
             return ids[int(rng.choice(len(ids), p=self.sampling.weights / self.sampling.weights.sum()))]
-        epoch, offset = divmod(position, len(ids))
+        while position >= self._starts[-1]:
+            self._starts.append(self._starts[-1] + len(self._permute(len(self._starts) - 1)))
+        epoch = bisect_right(self._starts, position) - 1
+        return ids[int(self._permute(epoch)[position - self._starts[epoch]])]
+
+    def _permute(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
+            permutation = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.sampling.ids))
+            groups = self.sampling.groups
+            self._permutation = permutation if groups is None else distinct_batches(permutation, groups, self.batch)
             self._epoch = epoch
-            self._permutation = np.random.default_rng([self.seed, 0, epoch]).permutation(len(ids))
-        return ids[int(self._permutation[offset])]
+        return self._permutation
+
+
+def distinct_batches(permutation: np.ndarray, groups: Sequence[str], batch: int) -> np.ndarray:
+    """(m,) a permutation rearranged so that each `batch` in a row are of distinct groups; those that fit no more go.
+
+    An example waits for the first batch without its group.
+    """
+    taken: list[int] = []
+    waiting: deque[int] = deque()
+    coming = iter(permutation.tolist())
+    while True:
+        chosen: list[int] = []
+        here: set[str] = set()
+        late: deque[int] = deque()
+        while len(chosen) < batch:
+            number = waiting.popleft() if waiting else next(coming, None)
+            if number is None:
+                return np.array(taken, dtype=np.int64)
+            if groups[number] in here:
+                late.append(number)
+            else:
+                chosen.append(number)
+                here.add(groups[number])
+        waiting = late + waiting
+        taken += chosen
 
 
 def draws(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from pydantic import Field
@@ -14,6 +15,18 @@ def linear_decay(lr: float, steps: int, decay_from: float) -> Callable[[int], fl
     """`lr` until the share `decay_from` of the steps, then linearly to 0 at the last one."""
     start = decay_from * steps
     return lambda step: lr * min(1.0, (steps - step) / (steps - start)) if steps > start else lr
+
+
+def cosine_decay(lr: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
+    """Up to `lr` in a line over the first `warmup` steps, then half a cosine down to a millionth of it at the last."""
+    floor = 1e-6 * lr
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return lr * (step + 1) / (warmup + 1)
+        return floor + (lr - floor) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
+
+    return rate
 
 
 class Ttur(Config):

@@ -1,4 +1,4 @@
-"""rgs build-bank: cut annotated images into a bank of pieces."""
+"""rgs build-bank: cut images into a bank of pieces."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Engine(StrEnum):
 def build_bank(
     out: Out,
     data: Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="A dataset.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="What to cut: segments.  [default: segments]")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="What it holds: segments, images.  [default: segments]")
+    ] = None,
+    view: Annotated[str | None, typer.Option("--view", help="Of pairs, with --kind images: aerial, ground.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="A split, or a .txt list.  [default: train]")] = None,
     format_: Format = None,
     add_to: Annotated[Path | None, typer.Option("--add-to", help="A bank to grow by DATASET's new images.")] = None,
@@ -44,15 +47,15 @@ def build_bank(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Cut labelled photos into a bank of segments; killed and run again, it goes on where it stopped.
+    """Cut labelled photos into a bank of segments, or store whole photos; killed and run again, it goes on.
 
     Examples: rgs build-bank photos -o banks/x; rgs build-bank more --add-to banks/x -o banks/y; rgs build-bank --from
-    banks/x --remove-source train/0007 -o banks/z
+    banks/x --remove-source train/0007 -o banks/z; rgs build-bank pairs --kind images --view aerial -o banks/a
     """
     from pipelines.config import dump_yaml, resolve
     from pipelines.stages import build_bank as stage
 
-    flags = {"kind": kind, "split": split, "format": format_}
+    flags = {"kind": kind, "view": view, "split": split, "format": format_}
     resolved = resolve(stage.BuildBank, user_layers(config, set_, flags))
     remove = remove_source or []
     if dry_run:

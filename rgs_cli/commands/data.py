@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,44 +16,90 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Make, check and prepare datasets.")
 
+
+class ToyKind(StrEnum):
+    """What a toy town is written as."""
+
+    SCENES = "scenes"
+    PAIRS = "pairs"
+
+
+class ToyViews(StrEnum):
+    """Which street views of a place."""
+
+    PANORAMA = "panorama"
+    PERSPECTIVE = "perspective"
+    BOTH = "both"
+
+
 Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset.", show_default=False)]
 
 
 @app.command("toy")
 def toy(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist yet.")],
-    train: Annotated[int, typer.Option("--train", min=1, help="Scenes of the train split.")] = 200,
-    val: Annotated[int, typer.Option("--val", min=0, help="Scenes of the val split.")] = 40,
-    size: Annotated[str, typer.Option("--size", metavar="H[xW]", help="Size of the images.")] = "256",
+    kind: Annotated[
+        ToyKind, typer.Option("--kind", help="Labelled street scenes, or pairs of an aerial and a street view.")
+    ] = ToyKind.SCENES,
+    train: Annotated[int, typer.Option("--train", min=1, help="Scenes (pairs: places) of the train split.")] = 200,
+    val: Annotated[int, typer.Option("--val", min=0, help="Scenes (pairs: places) of the val split.")] = 40,
+    size: Annotated[
+        str, typer.Option("--size", metavar="H[xW]", help="Size of the images; panoramas are H/2 x 2H.")
+    ] = "256",
+    views: Annotated[
+        ToyViews | None, typer.Option("--views", help="Street views of pairs.", show_default="both")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="The town is a function of it.")] = 0,
     jobs: Jobs = 1,
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Draw a procedural town: street scenes with exact labels and instances, to try everything on.
+    """Draw a procedural town: labelled street scenes, or places seen from above and from the street.
 
     Example: rgs data toy town --train 200 --val 40
     """
     from pipelines.artifact import require_free
     from pipelines.config import dump_yaml
-    from pipelines.data.toy import write_town
+    from pipelines.data.toy import write_pairs, write_town
+    from pipelines.errors import ConfigError
 
     require_free(out)
     height, width = parse_size(size)
     settings = {"out": str(out), "train": train, "val": val, "size": [height, width], "seed": seed}
+    street_kinds = ["panorama", "perspective"] if views in (None, ToyViews.BOTH) else [str(views)]
+    if kind == ToyKind.PAIRS:
+        if height != width:
+            raise ConfigError(f"aerial images are square, not {height}x{width}", where="--size", fix="give one number")
+        settings |= {"kind": str(kind), "views": street_kinds}
+    elif views is not None:
+        raise ConfigError("labelled scenes have no --views", where="--views", fix="add --kind pairs")
+    # bytes of a pixel as PNG, with its labels: measured
+    pixels = {ToyKind.SCENES: 2.2, ToyKind.PAIRS: 2.3 * (1 + len(street_kinds))}[kind]
     if dry_run:
-        console.emit(dump_yaml({**settings, "bytes": int((train + val) * height * width * 2.2)}).rstrip())
+        console.emit(dump_yaml({**settings, "bytes": int((train + val) * height * width * pixels)}).rstrip())
         return
     with console.progress() as progress:
-        write_town(
-            out,
-            seed=seed,
-            train=train,
-            val=val,
-            size=(height, width),
-            jobs=jobs,
-            progress=lambda done, total: progress("scenes", done, total),
-        )
+        if kind == ToyKind.PAIRS:
+            write_pairs(
+                out,
+                seed=seed,
+                train=train,
+                val=val,
+                size=height,
+                kinds=street_kinds,
+                jobs=jobs,
+                progress=lambda done, total: progress("places", done, total),
+            )
+        else:
+            write_town(
+                out,
+                seed=seed,
+                train=train,
+                val=val,
+                size=(height, width),
+                jobs=jobs,
+                progress=lambda done, total: progress("scenes", done, total),
+            )
     console.emit_json({**settings, "path": str(out)}) if json else console.emit(out)
 
 

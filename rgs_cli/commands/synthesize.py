@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 
 from rgs_cli import console
-from rgs_cli.options import ConfigFile, Device, DryRun, Format, Json, Out, Set, parse_size, user_layers
+from rgs_cli.options import (
+    ConfigFile,
+    Device,
+    DryRun,
+    Format,
+    Json,
+    Out,
+    Set,
+    With,
+    parse_roles,
+    parse_size,
+    user_layers,
+)
 
 
 def synthesize(
@@ -17,16 +29,19 @@ def synthesize(
     out: Out,
     inputs: Annotated[
         list[Path] | None,
-        typer.Option("--inputs", "-i", help="Layouts: a folder, PNGs, a .txt list, or - for a list on stdin."),
+        typer.Option(
+            "--inputs", "-i", help="Layouts, or photos to turn: a folder, files, a .txt list, or - for a list on stdin."
+        ),
     ] = None,
     instances: Annotated[
         Path | None, typer.Option("--instances", help="Folder of instance maps named as the layouts.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="A dataset instead of layouts.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A dataset instead of layouts or photos.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="With --data: the split.")] = None,
     format_: Format = None,
     bank: Annotated[Path | None, typer.Option("--bank", help="Another bank than the training one.")] = None,
     index: Annotated[Path | None, typer.Option("--index", help="The index of that bank.")] = None,
+    with_: With = None,
     retrieval: Annotated[
         str | None, typer.Option("--retrieval", help="shape, random, oracle or none, where the system retrieves.")
     ] = None,
@@ -50,9 +65,10 @@ def synthesize(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make images of layouts: index PNGs, or RGB PNGs in the classes' colors. No dataset is needed.
+    """Make images of layouts (index PNGs, or RGB PNGs in the classes' colors), or of photos of another view.
 
-    Examples: rgs synthesize runs/g -i layouts -o samples/x; ls layouts/*.png | rgs synthesize runs/g -i - -o samples/y
+    Examples: rgs synthesize runs/g -i layouts -o samples/x; ls layouts/*.png | rgs synthesize runs/g -i - -o
+    samples/y; rgs synthesize runs/crossview -i aerials --num 3 -o samples/z
     """
     from pipelines.config import dump_yaml, resolve
     from pipelines.errors import DataError
@@ -74,9 +90,9 @@ def synthesize(
     if paths == [Path("-")]:
         paths = [Path(line.strip()) for line in sys.stdin if line.strip()]
         if not paths:
-            raise DataError("no layout came on standard input", fix="give the path of a layout on each line")
+            raise DataError("nothing came on standard input", fix="give the path of a layout or photo on each line")
     resolved = resolve(stage.Synthesize, user_layers(config, set_, flags))
-    requested = stage.Requested(run, paths, instances, data, bank, index)
+    requested = stage.Requested(run, paths, instances, data, bank, index, parse_roles(with_))
     if dry_run:
         console.emit(dump_yaml(stage.plan(resolved, requested, out)).rstrip())
         return

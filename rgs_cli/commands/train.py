@@ -1,4 +1,4 @@
-"""rgs train generator|segmenter|index: learn from data, write a run or an index."""
+"""rgs train generator|segmenter|embedder|index: learn from data, write a run or an index."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from rgs_cli.options import (
     Out,
     Set,
     Weights,
+    With,
+    parse_roles,
     parse_size,
     seconds,
     user_layers,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter or an index.")
+app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter, an embedder or an index.")
 
 Split = Annotated[str | None, typer.Option("--split", help="Split to train on.  [default: train]")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Named settings; `rgs show system NAME` lists them.")]
@@ -46,12 +48,10 @@ Init = Annotated[str | None, typer.Option("--init", metavar="RUN[:NET]", help="S
 def generator(
     out: Out,
     data: Data,
-    system: Annotated[str, typer.Option("--system", help="resail, spade or oasis.", show_default=False)],
+    system: Annotated[str, typer.Option("--system", help="resail, spade, oasis or crossview.", show_default=False)],
     bank: Annotated[Path | None, typer.Option("--bank", help="A bank of segments.")] = None,
     index: Annotated[Path | None, typer.Option("--index", help="An index of that bank.")] = None,
-    with_: Annotated[
-        list[str] | None, typer.Option("--with", metavar="ROLE=RUN", help="A frozen run, e.g. segmenter=runs/s.")
-    ] = None,
+    with_: With = None,
     preset: Preset = None,
     config: ConfigFile = None,
     set_: Set = None,
@@ -79,16 +79,10 @@ def generator(
     Example: rgs train generator --system resail --data photos --bank banks/x --index indexes/x --with
     segmenter=runs/s --preset small -o runs/g
     """
-    from pipelines.errors import ConfigError
     from pipelines.systems.table import find_system
 
     find_system(system)
-    frozen = {}
-    for text in with_ or []:
-        role, equals, path = text.partition("=")
-        if not equals or not role or not path:
-            raise ConfigError(f"--with {text!r} is not ROLE=RUN", fix="write for instance --with segmenter=runs/s")
-        frozen[role] = path
+    frozen = parse_roles(with_)
     flags = {
         "model.framing.size": list(parse_size(size)) if size else None,
         "train.steps": steps,
@@ -144,6 +138,67 @@ def segmenter(
     }
     given = {"data": data, "init": init}
     _train("segmenter", preset, config, set_, flags, given, out, device, max_bad, stop_after, json, dry_run)
+
+
+@app.command("embedder")
+def embedder(
+    out: Out,
+    kind: Annotated[
+        str, typer.Option("--kind", help="crossview (pairs of views) or pieces (of a bank).", show_default=False)
+    ],
+    data: Annotated[Path | None, typer.Option("--data", help="crossview: a dataset of pairs.")] = None,
+    bank: Annotated[Path | None, typer.Option("--bank", help="pieces: a bank.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="saig-s, saig-d, saig-small or torchvision:NAME.")
+    ] = None,
+    head: Annotated[str | None, typer.Option("--head", help="gap or smd.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="triplet, semihard, infonce or clip.")] = None,
+    validation: Annotated[
+        str | None, typer.Option("--validation", help="Split to measure recall on; shares no group with the other.")
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    split: Split = None,
+    format_: Format = None,
+    init: Init = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    max_bad: MaxBad = 10,
+    stop_after: StopAfter = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train towers that bring two views of a place, or two looks at a piece, to near vectors.
+
+    Examples: rgs train embedder --kind crossview --data pairs --validation val --preset small -o runs/e;
+    rgs train embedder --kind pieces --bank banks/x -o runs/p
+    """
+    from pipelines.errors import ConfigError
+    from pipelines.systems.table import EMBEDDERS
+
+    if kind not in EMBEDDERS:
+        raise ConfigError(f"there is no kind of embedder {kind!r}", fix=f"kinds: {', '.join(EMBEDDERS)}")
+    flags = {
+        "model.backbone": backbone,
+        "model.head": head,
+        "model.objective": objective,
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.seed": seed,
+        "train.precision": precision,
+        "split": split,
+        "validation": validation,
+        "format": format_,
+        "log.workers": workers,
+    }
+    given = {"data": data, "bank": bank, "init": init}
+    name = EMBEDDERS[kind]
+    _train(name, preset, config, set_, flags, given, out, device, max_bad, stop_after, json, dry_run)
 
 
 @app.command("index")

@@ -66,7 +66,7 @@ def test_layouts_come_as_a_folder_a_list_or_on_stdin(generator: Path, layouts: l
 
 def test_no_layout_on_stdin(generator: Path, town: Path, tmp_path: Path) -> None:
     out = tmp_path / "x"
-    assert "no layout came on standard input" in fails(3, "synthesize", generator, "-i", "-", "-o", out, stdin="\n")
+    assert "nothing came on standard input" in fails(3, "synthesize", generator, "-i", "-", "-o", out, stdin="\n")
     said = fails(3, "synthesize", generator, "-i", "-", "-o", out, stdin="nowhere.png\n")
     assert "the layout is missing" in said and "nowhere.png" in said
     assert "give either layouts or a dataset" in fails(2, "synthesize", generator, "-o", out)

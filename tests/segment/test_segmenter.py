@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.data.augment import jitter
 from pipelines.data.scene import Category, Scene, SceneRecord, Schema
 from pipelines.errors import DataError
-from pipelines.segment.networks import JoinedBatchNorm, UNetSegmenter
-from pipelines.segment.segmenter import Segmenter, SegmenterConfig, build_network, jitter
+from pipelines.nn.layers.joined import JoinedBatchNorm
+from pipelines.segment.networks import UNetSegmenter
+from pipelines.segment.segmenter import Segmenter, SegmenterConfig, build_network
 from pipelines.systems.base import Sources
 
 SCHEMA = Schema(

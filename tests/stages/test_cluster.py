@@ -189,7 +189,7 @@ def task(photos: Path) -> tuple[BankWriter, Cut]:
     dataset = open_dataset(photos)
     records = tuple(sorted(dataset.records("train"), key=lambda record: record.id)[:2])
     digests = record_digests(dataset, records)
-    writer = BankWriter(Path("nowhere"), dataset, dataset.schema.things, SMALL.decompose, SMALL.codec)
+    writer = BankWriter(Path("nowhere"), dataset, build_bank.KINDS["segments"].cutter(SMALL, dataset.schema))
     return writer, Cut("00000.h5", records, tuple(digests[record.id] for record in records))
 
 
@@ -210,7 +210,7 @@ def test_other_files_elsewhere_are_refused(photos: Path, tmp_path: Path, change:
     dataset = open_dataset(data)
     records = tuple(dataset.records("train")[:2])
     digests = record_digests(dataset, records)
-    writer = BankWriter(Path("nowhere"), dataset, dataset.schema.things, SMALL.decompose, SMALL.codec)
+    writer = BankWriter(Path("nowhere"), dataset, build_bank.KINDS["segments"].cutter(SMALL, dataset.schema))
     path = data / "train" / "img" / "0001.png"
     path.unlink() if change == "missing" else path.write_bytes((data / "train/img/0000.png").read_bytes())
     with pytest.raises(EnvironmentFault, match=r"does not see the scene train/0001 as it is here"):

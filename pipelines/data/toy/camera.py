@@ -70,15 +70,17 @@ def distant_camera(
     size: tuple[int, int],
     *,
     distance: float = 500.0,
+    up: float = 0.0,
 ) -> Camera:
     """An orthographic camera that looks along direction, with target in the middle of its image.
 
-    direction (0, 0, -1) is the view from above with north at the top; the sun's is its light's direction.
+    direction (0, 0, -1) is the view from above; the sun's is its light's direction. up: the heading at the top of
+    the image, in radians from north to east.
     """
     height, width = size
     forward = np.array(direction) / math.sqrt(sum(d * d for d in direction))
-    north = np.array([0.0, 1.0, 0.0])
-    right = np.cross(forward, north)
+    top = np.array([math.sin(up), math.cos(up), 0.0])
+    right = np.cross(forward, top)
     if (right * right).sum() < 1e-9:
         right = np.array([1.0, 0.0, 0.0])
     right /= math.sqrt((right * right).sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,9 +33,47 @@ _SHADOW_RESOLUTION = 320  # rows and columns of the sun's view
 _LAMPS = 6  # the nearest lamps that light their surroundings
 
 
-def render(world: World, camera: Camera, light: Light) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@dataclass(frozen=True)
+class Shine:
+    """How light falls around a point: a z-buffer from the sun (shadow map) and the lamps near by.
+
+    depth: (height, width) of the sun's camera, meters. lamps: (k, 3). Views that share one show no seam between them.
+    """
+
+    sun: Camera
+    depth: np.ndarray
+    lamps: np.ndarray
+
+
+def shine(world: World, light: Light, middle: np.ndarray, reach: float, near: np.ndarray, lamps: int = _LAMPS) -> Shine:
+    """The light reach meters around middle (x, y, ...), with the number of lamps that are nearest to near (x, y, z)."""
+    size = _SHADOW_RESOLUTION if light.soft < 0.3 else _SHADOW_RESOLUTION // 2
+    sun = distant_camera(
+        (float(middle[0]), float(middle[1]), 0.0),
+        (-light.sun[0], -light.sun[1], -light.sun[2]),
+        size / (2 * reach),
+        (size, size),
+    )
+    _, depth = visible(world.solids, sun, 0.5)
+    order = np.argsort(((world.lamps - near) ** 2).sum(1), kind="stable")[:lamps]
+    return Shine(sun, depth, world.lamps[order] if light.lamps > 0.5 else world.lamps[:0])
+
+
+def _shine_before(world: World, camera: Camera, light: Light) -> Shine:
+    """The light on what lies before a camera."""
+    eye = camera.origins @ np.array([camera.width / 2, camera.height / 2, 1.0])
+    ahead = camera.directions @ np.array([camera.width / 2, camera.height / 2, 1.0])
+    reach = 30.0 if camera.perspective else 0.75 * max(camera.width, camera.height) / camera.focal
+    middle = eye + (0.8 * reach if camera.perspective else 500.0) * ahead
+    return shine(world, light, middle, reach, eye + 14 * ahead)
+
+
+def render(
+    world: World, camera: Camera, light: Light, lit: Shine | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Image (h, w, 3) uint8 RGB, labels (h, w) uint8 class indices, instances (h, w) int32 of the world, 0 for none.
 
+    lit: the light there, worked out before for several cameras; without it, for what lies before this one.
     Labels are what the ray through the center of each pixel meets. The color of a pixel is the mean of that
     ray (half) and of the four at its corners (an eighth each), so edges are smooth at twice the cost of one.
     """
@@ -56,6 +94,7 @@ def render(world: World, camera: Camera, light: Light) -> tuple[np.ndarray, np.n
         world,
         camera,
         light,
+        lit or _shine_before(world, camera, light),
         np.concatenate([centers.ravel(), corners.ravel()[uneven]]),
         np.concatenate([depth.ravel(), corner_depth.ravel()[uneven]]),
         np.concatenate([rows, corner_rows]),
@@ -79,7 +118,7 @@ def _box(values: np.ndarray) -> np.ndarray:
 
 
 def _shade(
-    world: World, camera: Camera, light: Light, surface: np.ndarray, depth: np.ndarray,
+    world: World, camera: Camera, light: Light, lit: Shine, surface: np.ndarray, depth: np.ndarray,
     rows: np.ndarray, columns: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Display color (3, n) in 0..1, category and instance (n,) of samples at image points (columns, rows)."""
@@ -124,11 +163,11 @@ def _shade(
         if look.instance is not None:
             instance[hit[part]] = look.instance
 
-    lit = albedo * _irradiance(world, camera, light, samples, kinds) + glow
+    bright = albedo * _irradiance(light, lit, samples, kinds) + glow
     # views of parallel rays come from outside the air
     away = depth[hit] * length[hit] * camera.perspective
     clear = np.exp(-light.haze * away)
-    radiance[:, hit] = lit * clear + column(light.horizon) * (1 - clear)
+    radiance[:, hit] = bright * clear + column(light.horizon) * (1 - clear)
     return _develop(radiance, light), category, instance
 
 
@@ -163,7 +202,7 @@ def _samples(
     return Samples(surface, position, normal, unit, u, v, footprint / np.maximum(np.sqrt(slant), 0.25))
 
 
-def _irradiance(world: World, camera: Camera, light: Light, s: Samples, kinds: np.ndarray) -> np.ndarray:
+def _irradiance(light: Light, lit: Shine, s: Samples, kinds: np.ndarray) -> np.ndarray:
     """Light (3, n) that falls on each sample: sky from above, ground from below, sun, street lamps."""
     nx, ny, nz = s.normal
     up = 0.5 + 0.5 * nz
@@ -175,38 +214,23 @@ def _irradiance(world: World, camera: Camera, light: Light, s: Samples, kinds: n
     facing = nx * light.sun[0] + ny * light.sun[1] + nz * light.sun[2]
     leafy = kinds == Material.LEAVES
     facing = np.where(leafy, 0.35 + 0.65 * facing, facing)  # leaves let light through
-    sunny = np.clip(facing, 0, 1) * _sunshine(world, camera, light, s)
+    sunny = np.clip(facing, 0, 1) * _sunshine(light, lit, s)
     if light.domain == "overcast":
         sunny = sunny * 1.6  # the «sun» of an overcast sky is its brighter zenith
     total = total + column(light.sun_color) * sunny
-    if light.lamps > 0.5 and len(world.lamps):
-        eye = camera.origins @ np.array([camera.width / 2, camera.height / 2, 1.0])
-        ahead = camera.directions @ np.array([camera.width / 2, camera.height / 2, 1.0])
-        order = np.argsort(((world.lamps - eye - 14 * ahead) ** 2).sum(1), kind="stable")[:_LAMPS]
-        for lamp in world.lamps[order].astype(np.float32):
-            dx, dy, dz = lamp[0] - x, lamp[1] - y, lamp[2] - z
-            square = dx * dx + dy * dy + dz * dz
-            incidence = np.clip((dx * nx + dy * ny + dz * nz) / np.sqrt(square + 0.01), 0, 1) + 0.1
-            total = total + column((1.0, 0.72, 0.38)) * (16 * light.lamps * incidence / (square + 5))
+    for lamp in lit.lamps.astype(np.float32):
+        dx, dy, dz = lamp[0] - x, lamp[1] - y, lamp[2] - z
+        square = dx * dx + dy * dy + dz * dz
+        incidence = np.clip((dx * nx + dy * ny + dz * nz) / np.sqrt(square + 0.01), 0, 1) + 0.1
+        total = total + column((1.0, 0.72, 0.38)) * (16 * light.lamps * incidence / (square + 5))
     return total
 
 
-def _sunshine(world: World, camera: Camera, light: Light, s: Samples) -> np.ndarray:
-    """How much of the sun each sample sees, 0..1: a z-buffer from the sun (shadow map), softened by four taps."""
-    eye = camera.origins @ np.array([camera.width / 2, camera.height / 2, 1.0])
-    ahead = camera.directions @ np.array([camera.width / 2, camera.height / 2, 1.0])
-    reach = 30.0 if camera.perspective else 0.75 * max(camera.width, camera.height) / camera.focal
-    middle = eye + (0.8 * reach if camera.perspective else 500.0) * ahead
-    size = _SHADOW_RESOLUTION if light.soft < 0.3 else _SHADOW_RESOLUTION // 2
-    sun = distant_camera(
-        (float(middle[0]), float(middle[1]), 0.0),
-        (-light.sun[0], -light.sun[1], -light.sun[2]),
-        size / (2 * reach),
-        (size, size),
-    )
-    _, shade = visible(world.solids, sun, 0.5)
+def _sunshine(light: Light, lit: Shine, s: Samples) -> np.ndarray:
+    """How much of the sun each sample sees, 0..1: the sun's z-buffer, softened by four taps."""
+    sun, size = lit.sun, lit.sun.width
     p = sun.projection.astype(np.float32)
-    meters = 2 * reach / size
+    meters = 1 / sun.focal
     n = s.normal * np.float32(1.2 * meters)  # a step off the surface, or it would shade itself
     x, y, z = s.position + n
     px = p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]
@@ -216,7 +240,7 @@ def _sunshine(world: World, camera: Camera, light: Light, s: Samples) -> np.ndar
     depth = (x - start[0]) * toward[0] + (y - start[1]) * toward[1] + (z - start[2]) * toward[2]
     spread = max(0.5, light.soft / meters * 2)
     seen = np.zeros_like(px)
-    flat = shade.ravel()
+    flat = lit.depth.ravel()
     for dx, dy in ((-0.75, -0.25), (0.25, -0.75), (0.75, 0.25), (-0.25, 0.75)):
         i = np.clip((py + dy * spread).astype(np.int32), 0, size - 1)
         j = np.clip((px + dx * spread).astype(np.int32), 0, size - 1)

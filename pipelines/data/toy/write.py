@@ -6,12 +6,12 @@ import csv
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +22,9 @@ from pipelines.data.toy.town import SCENES_PER_PLACE, ToyScene, draw_scene
 from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
 
 _MAX_INSTANCES = 65_535  # what a 16-bit PNG can tell apart
-_LICENCE = "CC0-1.0"
+LICENCE = "CC0-1.0"
+Task = TypeVar("Task")
+Record = TypeVar("Record")
 
 
 def write_town(
@@ -60,23 +62,23 @@ def write_town(
             for first in range(indices.start, indices.stop, SCENES_PER_PLACE)
         ]
         records: dict[int, dict[str, Any]] = {}
-        for drawn in _drawn(tasks, jobs):
+        for drawn in draw_all(_draw_place, tasks, jobs):
             records.update((record["index"], record) for record in drawn)
             if progress is not None:
                 progress(len(records), train + val)
         _write_tables(partial, seed, size, {split: [records[i] for i in indices] for split, indices in splits.items()})
 
 
-def _drawn(tasks: list[tuple[Any, ...]], jobs: int) -> Iterable[list[dict[str, Any]]]:
+def draw_all(draw: Callable[[Task], Record], tasks: Sequence[Task], jobs: int) -> Iterable[Record]:
     """Draw the tasks in this process or in spawned ones; results come in the order of the tasks."""
     if jobs == 1:
-        yield from map(_draw_place, tasks)
+        yield from map(draw, tasks)
         return
     try:
         with ProcessPoolExecutor(
             jobs, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
         ) as pool:
-            yield from pool.map(_draw_place, tasks)
+            yield from pool.map(draw, tasks)
     except BrokenProcessPool as error:
         raise EnvironmentFault(
             "a drawing process died, most often for want of memory", fix="use fewer --jobs"
@@ -97,9 +99,9 @@ def _draw_place(task: tuple[str, int, int, int, tuple[int, int]]) -> list[dict[s
                 fix="ask for a smaller size",
             )
         root = Path(folder)
-        _write_png(root / "img" / f"{name}.png", scene.image[..., ::-1])
-        _write_png(root / "label" / f"{name}.png", scene.labels)
-        _write_png(root / "inst" / f"{name}.png", scene.instances.astype(np.uint16))
+        write_png(root / "img" / f"{name}.png", scene.image[..., ::-1])
+        write_png(root / "label" / f"{name}.png", scene.labels)
+        write_png(root / "inst" / f"{name}.png", scene.instances.astype(np.uint16))
         records.append(
             {
                 "index": index,
@@ -113,7 +115,7 @@ def _draw_place(task: tuple[str, int, int, int, tuple[int, int]]) -> list[dict[s
     return records
 
 
-def _write_png(path: Path, pixels: np.ndarray) -> None:
+def write_png(path: Path, pixels: np.ndarray) -> None:
     done, data = cv2.imencode(".png", np.ascontiguousarray(pixels), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         raise ArtifactError("the image could not be encoded as PNG", where=path)
@@ -151,7 +153,7 @@ def _objects(scene: ToyScene) -> list[dict[str, Any]]:
 
 def _write_tables(root: Path, seed: int, size: tuple[int, int], splits: dict[str, list[dict[str, Any]]]) -> None:
     classes = [{"id": c.id, "name": c.name, "color": list(c.color), "thing": c.thing} for c in SCHEMA.classes]
-    _write_json(root / "classes.json", {"inst_encoding": "index", "ignore_id": None, "classes": classes})
+    write_json(root / "classes.json", {"inst_encoding": "index", "ignore_id": None, "classes": classes})
     for split, records in splits.items():
         (root / f"{split}.txt").write_text("".join(f"{r['id']}\n" for r in records))
         images = [
@@ -159,12 +161,12 @@ def _write_tables(root: Path, seed: int, size: tuple[int, int], splits: dict[str
                 "file": f"{r['id']}.png",
                 "width": size[1],
                 "height": size[0],
-                "license": _LICENCE,
+                "license": LICENCE,
                 "objects": r["objects"],
             }
             for r in records
         ]
-        _write_json(root / f"annotations_{split}.json", {"split": split, "images": images})
+        write_json(root / f"annotations_{split}.json", {"split": split, "images": images})
     with (root / "domains.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["split", "id", "sequence", "domain"])
@@ -175,7 +177,7 @@ def _write_tables(root: Path, seed: int, size: tuple[int, int], splits: dict[str
         for split, records in splits.items()
         for r in records
     ]
-    _write_json(
+    write_json(
         root / "toy.json",
         {
             "seed": seed,
@@ -188,5 +190,5 @@ def _write_tables(root: Path, seed: int, size: tuple[int, int], splits: dict[str
     )
 
 
-def _write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any]) -> None:
     path.write_text(json.dumps(data, indent=None, separators=(",", ":")) + "\n")
