@@ -16,6 +16,7 @@ INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 VGG16 = "vgg16-397923af.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
 SQUEEZENET = "squeezenet1_1-b8a52dc0.pth"
+PLACES = "alexnet_places365.pth.tar"
 
 USES = {
     VGG19: "perceptual loss of the systems; style loss (rgs eval)",
@@ -23,6 +24,7 @@ USES = {
     VGG16: "precision and recall; LPIPS with --set lpips=vgg",
     ALEXNET: "LPIPS",
     SQUEEZENET: "LPIPS with --set lpips=squeeze",
+    PLACES: "KL and agreement of scene classes; its name holds no digest, so it is taken as it is",
 }
 """What rgs does with each file."""
 

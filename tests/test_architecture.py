@@ -28,10 +28,10 @@ LAYERS = (
 RANKS = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
 
 CONTRACT = "pipelines.systems.base"
-"""What a trainable is: no system, so the loop and the segmenter, which lie below the systems, may import it."""
-MAY_IMPORT_THE_CONTRACT = ("train", "segment")
+"""What a trainable is: no system, so the loop, segmenters and embedders, which lie below the systems, may import it."""
+MAY_IMPORT_THE_CONTRACT = ("train", "segment", "embed")
 
-USERS = {"h5py": "pipelines/bank/storage.py", "numba": "pipelines/index/", "faiss": None}
+USERS = {"h5py": "pipelines/bank/storage.py", "numba": "pipelines/index/", "faiss": "pipelines/index/vectors.py"}
 """Libraries that one place uses, so that it can be changed in one place."""
 
 RECORDS_ARGV = "pipelines/artifact.py"

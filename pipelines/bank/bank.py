@@ -133,6 +133,11 @@ class Bank:
         view: str | None = self.config.get("view")
         return view
 
+    def require_kind(self, kind: str, who: str) -> None:
+        """Raises ArtifactError when it is of another kind than `who` needs."""
+        if self.kind != kind:
+            raise ArtifactError(f"this is a bank of {self.kind}, {who} needs one of {kind}", where=self.path)
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
@@ -14,7 +15,9 @@ import numpy as np
 
 from pipelines.data.listing import Fault, ListedDataset
 from pipelines.data.open import open_dataset
+from pipelines.data.pairs import AERIAL, GROUND
 from pipelines.data.scene import IGNORED, Dataset, Scene, SceneRecord
+from pipelines.data.vigor import SAME_AREA
 from pipelines.errors import DataError
 
 LAYERS = {"image": "photo", "labels": "label map", "instances": "instance map"}
@@ -35,12 +38,23 @@ class ClassCount:
     instances: int
 
 
+@dataclass(frozen=True)
+class SourceCount:
+    """How much there is of a source of paired data: pairs, aerial pictures, groups."""
+
+    name: str
+    pairs: int
+    aerials: int
+    groups: int
+
+
 @dataclass
 class CheckReport:
     """What a dataset holds and what is wrong with it.
 
     faults and warnings: the first `limit` of each; total_faults and total_warnings count them all. sizes: how many
-    images have each (height, width). unlabelled: share of all pixels that are ignored.
+    images have each (height, width), views: how many pictures of each view. unlabelled: share of all pixels that are
+    ignored. pairs and sources: of paired data alone.
     """
 
     root: Path
@@ -56,6 +70,9 @@ class CheckReport:
     sizes: dict[tuple[int, int], int] = field(default_factory=dict)
     groups: int = 0
     domains: dict[str, int] = field(default_factory=dict)
+    pairs: int = 0
+    sources: list[SourceCount] = field(default_factory=list)
+    views: dict[str, dict[tuple[int, int], int]] = field(default_factory=dict)
 
     @property
     def scenes(self) -> int:
@@ -66,7 +83,9 @@ class CheckReport:
         return self.total_faults == 0
 
     def to_json(self) -> dict[str, Any]:
-        sizes = [{"height": h, "width": w, "images": n} for (h, w), n in sorted(self.sizes.items())]
+        def listed(sizes: dict[tuple[int, int], int]) -> list[dict[str, int]]:
+            return [{"height": h, "width": w, "images": n} for (h, w), n in sorted(sizes.items())]
+
         return {
             **asdict(self),
             "root": str(self.root),
@@ -74,7 +93,8 @@ class CheckReport:
             "valid": self.valid,
             "faults": [{**asdict(fault), "file": str(fault.file)} for fault in self.faults],
             "warnings": [{**asdict(fault), "file": str(fault.file)} for fault in self.warnings],
-            "sizes": sizes,
+            "sizes": listed(self.sizes),
+            "views": {name: listed(sizes) for name, sizes in self.views.items()},
         }
 
 
@@ -109,7 +129,7 @@ def check_dataset(
             _add(report, fault, limit)
         if progress is not None:
             progress(number + 1, len(dataset.listed))
-    for fault in [*_groups_in_two_splits(dataset), *totals.missing_instances(dataset)]:
+    for fault in [*totals.copies, *_groups_in_two_splits(dataset), *totals.missing_instances(dataset)]:
         _add(report, fault, limit)
     _summarize(report, dataset, totals)
     return report
@@ -125,7 +145,8 @@ def usable(
 ) -> tuple[list[SceneRecord], dict[str, str]]:
     """The records that can be read and have what is needed, and why the others cannot be used, by id; all are decoded.
 
-    needs: «image», «labels», «instances». views: those that must be readable; others are not decoded. Raises DataError when more than `max_bad` scenes cannot be used, or all.
+    needs: «image», «labels», «instances». views: those that must be readable; others are not decoded. Raises DataError
+    when more than `max_bad` scenes cannot be used, or all.
     """
 
     def fault(record: SceneRecord) -> str | None:
@@ -174,8 +195,13 @@ class _Totals:
         self.bare = np.zeros(classes, dtype=np.int64)  # pixels of things in no instance
         self.bare_in: dict[int, list[Path]] = defaultdict(list)
         self.sizes: Counter[tuple[int, int]] = Counter()
+        self.views: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+        self.copies: list[Fault] = []
+        self._first: dict[tuple[str, tuple[int, ...], bytes], SceneRecord] = {}
 
     def add(self, scene: Scene, things: np.ndarray) -> None:
+        for name, view in scene.views.items():
+            self._add_view(scene.record, name, view)
         shown = scene.image if scene.image is not None else scene.labels
         if shown is not None:
             self.sizes[(shown.shape[0], shown.shape[1])] += 1
@@ -195,6 +221,17 @@ class _Totals:
         self.bare += bare
         for index in np.flatnonzero(bare):
             self.bare_in[int(index)].append(scene.record.instances or scene.record.labels or Path(scene.id))
+
+    def _add_view(self, record: SceneRecord, name: str, view: np.ndarray) -> None:
+        """Count a view; a picture of two places is told, as a fault where it is on both sides of a split."""
+        self.views[name][(view.shape[0], view.shape[1])] += 1
+        digest = hashlib.blake2b(view.data, digest_size=16).digest()
+        first = self._first.setdefault((name, view.shape, digest), record)
+        if first.group != record.group and GROUND in first.views and GROUND in record.views:
+            reason = f"the {name} view of {record.id} is pixel by pixel that of {first.id}, of another group"
+            self.copies.append(
+                Fault(record.views[name].path, reason, "warning" if first.split == record.split else "error")
+            )
 
     def missing_instances(self, dataset: ListedDataset) -> list[Fault]:
         """One warning for each class of things with pixels outside all instances, crowds among them."""
@@ -232,14 +269,23 @@ def _check_scene(dataset: ListedDataset, record: SceneRecord, totals: _Totals) -
 
 
 def _groups_in_two_splits(dataset: ListedDataset) -> list[Fault]:
+    """A group in several splits: of paired data a fault, for a place that was learned is no test of retrieval."""
     splits: dict[str, set[str]] = defaultdict(set)
     for record in dataset.listed:
         if record.group:
             splits[record.group].add(record.split)
+    divided = [(group, ", ".join(sorted(names))) for group, names in sorted(splits.items()) if len(names) > 1]
+    if dataset.format in SAME_AREA and divided:
+        reason = f"the published lists divide {len(divided)} groups, the first {divided[0][0]!r}: {divided[0][1]}"
+        return [Fault(dataset.root, reason, "warning")]
+    paired = any(record.views for record in dataset.listed)
     return [
-        Fault(dataset.root, f"the group {group!r} is in several splits: {', '.join(sorted(names))}", "warning")
-        for group, names in sorted(splits.items())
-        if len(names) > 1
+        Fault(
+            dataset.root,
+            f"the group {group!r} is in several splits: {names}",
+            "error" if paired else "warning",
+        )
+        for group, names in divided
     ]
 
 
@@ -260,11 +306,33 @@ def _summarize(report: CheckReport, dataset: ListedDataset, totals: _Totals) -> 
     unused = [count.name for count in report.classes if not count.scenes]
     if unused and labelled:
         report.notes.append(f"{len(unused)} classes have no pixel: {', '.join(unused)}")
+    if any(record.views for record in dataset.listed):
+        _summarize_pairs(report, dataset, totals)
+        return
     kinds = (("photos", "image"), ("label maps", "labels"), ("instance maps", "instances"))
     for what, name in kinds:
         without = sum(getattr(record, name) is None for record in dataset.listed)
         if without and not (name != "image" and dataset.format == "coco"):
             report.notes.append(f"{without} of {report.scenes} scenes have no {what}")
+
+
+def _summarize_pairs(report: CheckReport, dataset: ListedDataset, totals: _Totals) -> None:
+    report.views = {name: dict(sizes) for name, sizes in sorted(totals.views.items())}
+    by_source: dict[str, list[SceneRecord]] = defaultdict(list)
+    for record in dataset.listed:
+        by_source[record.domain].append(record)
+    report.sources = [
+        SourceCount(
+            name,
+            sum(GROUND in record.views for record in records),
+            len({record.extra["aerial_id"] for record in records if AERIAL in record.views}),
+            len({record.group for record in records}),
+        )
+        for name, records in sorted(by_source.items())
+    ]
+    report.pairs = sum(source.pairs for source in report.sources)
+    if alone := sum(GROUND not in record.views for record in dataset.listed if record.views):
+        report.notes.append(f"{alone} aerial pictures have no street picture: they are in galleries only")
 
 
 def _fault(error: DataError, root: Path) -> Fault:

@@ -6,7 +6,6 @@ be PNG as well. Of a panorama the middle half of its rows is the view: above is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +105,7 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
     return names, chosen
 
 
-def _places(values: Any) -> Sequence[int]:
+def _places(values: Any) -> list[int]:
     """Whole numbers, which the file may hold as floats. Raises ValueError for others."""
     numbers = np.atleast_1d(np.asarray(values, dtype=np.float64)).ravel()
     if not (np.isfinite(numbers).all() and (numbers == np.floor(numbers)).all()):

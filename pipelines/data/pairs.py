@@ -1,10 +1,10 @@
 """Pairs of an aerial and a street picture of one place: the format `pairs`, a table of files, and what all formats of
 pairs share.
 
-pairs.csv has one header line and one line per pair. Needed: id, aerial, street (paths from the table's folder; without a
-street picture the line is an aerial that only the gallery has). Known: split («train» where the column is missing),
-source, group, aerial_id, semi (aerial ids that nearly match, separated by «;»), street_kind, x and y, heading (radians),
-lat, lon and yaw (degrees), licence. Other columns are kept as text in the record's extra.
+pairs.csv has one header line and one line per pair. Needed: id, aerial, street (paths from the table's folder; without
+a street picture the line is an aerial that only the gallery has). Known: split («train» where the column is missing),
+source, group, aerial_id, semi (aerial ids that nearly match, separated by «;»), street_kind, x and y, heading
+(radians), lat, lon and yaw (degrees), licence. Other columns are kept as text in the record's extra.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 from pipelines.data.listing import Fault, Layers, ListedDataset, by_id
@@ -38,6 +39,14 @@ class Listed:
     file: Path
     line: int
     fault: str = ""
+
+    def told(self) -> SceneRecord:
+        """The record with the fault in it, as `ListedDataset` wants it."""
+        if not self.fault:
+            return self.record
+        return replace(
+            self.record, extra={**self.record.extra, "fault": (self.file, f"line {self.line}: {self.fault}")}
+        )
 
 
 def recognizes_pairs(root: Path) -> bool:
@@ -167,7 +176,7 @@ def _extra(row: dict[str, str]) -> dict[str, Any]:
     """What else a line tells, cells that are not empty. Raises ValueError for a number that is none."""
     known = {*NEEDED, *NUMBERS, "split", "group", "source", "licence", "license", "x", "y", "semi"}
     extra: dict[str, Any] = {name: cell for name, cell in row.items() if cell and name not in known}
-    extra.setdefault("aerial_id", Path(row["aerial"]).as_posix())
+    extra.setdefault("aerial_id", normpath(row["aerial"]))
     if row.get("semi"):
         extra["semi"] = [name.strip() for name in row["semi"].split(";") if name.strip()]
     extra |= {name: _number(name, row[name]) for name in NUMBERS if row.get(name)}
@@ -207,29 +216,30 @@ def _with_places(listed: Sequence[Listed]) -> list[Listed]:
 
     An aerial picture of two groups, or of two aerial ids, is the fault of the later line.
     """
-    places, checked = _Places(), []
+    places = _Places()
+    faults: dict[int, str] = {}
     group_of: dict[str, str] = {}
     file_of: dict[str, Path] = {}
     id_of: dict[Path, str] = {}
-    for item in listed:
-        record, fault = item.record, item.fault
-        if AERIAL in record.views:
-            aerial, path = record.extra["aerial_id"], record.views[AERIAL].path
-            group = record.group or group_of.get(aerial, aerial)
-            if file_of.setdefault(aerial, path) != path:
-                fault = f"the aerial id {aerial!r} is that of another picture, {file_of[aerial].name}"
-            elif id_of.setdefault(path, aerial) != aerial:
-                fault = f"the aerial picture {path.name} has another aerial id, {id_of[path]!r}"
-            elif group_of.setdefault(aerial, group) != group:
-                fault = f"the aerial picture {path.name} is in another group, {group_of[aerial]!r}"
-            places.join(group, group_of.setdefault(aerial, group))
-            places.join(group, group_of[id_of.setdefault(path, aerial)])
-            record = replace(record, group=group)
-        checked.append(replace(item, record=record, fault=fault))
-    return [
-        replace(item, record=replace(item.record, group=places.root(item.record.group))) if item.record.group else item
-        for item in checked
-    ]
+    for place, record in enumerate(item.record for item in listed):
+        if AERIAL not in record.views:
+            continue
+        aerial, path = record.extra["aerial_id"], record.views[AERIAL].path
+        group = record.group or group_of.get(aerial, aerial)
+        if file_of.setdefault(aerial, path) != path:
+            faults[place] = f"the aerial id {aerial!r} is that of another picture, {file_of[aerial].name}"
+        elif id_of.setdefault(path, aerial) != aerial:
+            faults[place] = f"the aerial picture {path.name} has another aerial id, {id_of[path]!r}"
+        elif group_of.setdefault(aerial, group) != group:
+            faults[place] = f"the aerial picture {path.name} is in another group, {group_of[aerial]!r}"
+        places.join(group, group_of.setdefault(aerial, group))
+        places.join(group, group_of[id_of.setdefault(path, aerial)])
+    placed = []
+    for place, item in enumerate(listed):
+        group = places.root(item.record.group or group_of.get(item.record.extra.get("aerial_id", ""), ""))
+        record = item.record if item.record.group == group else replace(item.record, group=group)
+        placed.append(Listed(record, item.file, item.line, faults.get(place, item.fault)))
+    return placed
 
 
 def _without_repeats(listed: Iterable[Listed]) -> Iterator[SceneRecord]:
@@ -238,18 +248,18 @@ def _without_repeats(listed: Iterable[Listed]) -> Iterator[SceneRecord]:
     repeated: dict[str, Listed] = {}
     owner: dict[Path, str] = {}
     for item in listed:
-        if item.record.id in first:
-            repeated.setdefault(item.record.id, item)
+        name, fault = item.record.id, item.fault
+        if name in first:
+            repeated.setdefault(name, item)
             continue
         ground = item.record.views.get(GROUND)
-        if ground is not None and (other := owner.setdefault(ground.path, item.record.id)) != item.record.id:
-            item = replace(item, fault=item.fault or f"the street picture {ground.path.name} is also that of {other!r}")
-        first[item.record.id] = item
+        if ground is not None and (other := owner.setdefault(ground.path, name)) != name:
+            fault = fault or f"the street picture {ground.path.name} is also that of {other!r}"
+        first[name] = replace(item, fault=fault) if fault else item
     for name, item in first.items():
-        fault = (item.file, f"line {item.line}: {item.fault}") if item.fault else None
-        if name in repeated:
-            fault = repeated[name].file, f"line {repeated[name].line}: the pair {name!r} is listed a second time"
-        yield replace(item.record, extra={**item.record.extra, "fault": fault}) if fault else item.record
+        again = repeated.get(name)
+        fault = f"the pair {name!r} is listed a second time"
+        yield (replace(again, record=item.record, fault=fault) if again else item).told()
 
 
 def _no_layers(record: SceneRecord) -> Layers:

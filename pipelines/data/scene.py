@@ -103,7 +103,7 @@ class Schema:
         try:
             classes = [(int(c["id"]), str(c["name"]), tuple(c["color"]), bool(c["thing"])) for c in data["classes"]]
             listed = [tuple(data.get(key, ())) for key in ("ignored", "domains", "relations")]
-            palette = np.array([color for _, _, color, _ in classes], dtype=np.uint8).reshape(len(classes), -1)
+            palette = np.array([color for _, _, color, _ in classes], dtype=np.uint8)
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"the classes cannot be read: {error!r}", fix="make the artifact again") from error
         if classes and palette.shape != (len(classes), 3):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,22 +15,31 @@ from pipelines.errors import ConfigError, DataError
 def folds_by_group(records: Sequence[SceneRecord], folds: int) -> list[list[str]]:
     """Deal scenes into folds of nearly equal size without splitting a group: the ids of each fold, sorted.
 
-    The largest group goes to the smallest fold, ties to the first; the same records give the same folds. A scene
-    without a group stands alone. Raises ConfigError for more folds than groups or fewer than 2, DataError if no
-    scene has a group.
+    Within each domain too: the largest group goes to the fold that has the fewest scenes of the group's domains, of
+    those to the smallest, ties to the first. So a domain of as many groups as folds, none of which spans domains, is
+    in every fold. The same records give the same folds. A scene without a group stands alone. Raises ConfigError for
+    more folds than groups or fewer than 2, DataError if no scene has a group.
     """
     if folds < 2:
         raise ConfigError(f"{folds} folds are not enough", fix="ask for 2 or more")
     if not any(record.group for record in records):
         raise DataError("no scene has a group", fix="give sequences in domains.csv")
-    groups: dict[tuple[str, str], list[str]] = {}
+    groups: dict[tuple[str, str], list[SceneRecord]] = {}
     for record in records:
-        groups.setdefault((record.group, "" if record.group else record.id), []).append(record.id)
+        groups.setdefault(_place(record), []).append(record)
     if len(groups) < folds:
         raise ConfigError(f"{len(groups)} groups cannot make {folds} folds", fix=f"ask for {len(groups)} or fewer")
     dealt: list[list[str]] = [[] for _ in range(folds)]
+    counts: list[Counter[str]] = [Counter() for _ in range(folds)]
     for _, members in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])):
-        min(dealt, key=len).extend(members)
+        own = Counter(record.domain for record in members)
+        fullness = [
+            (sum(domain in there for domain in own), sum(there[domain] for domain in own), len(fold))
+            for there, fold in zip(counts, dealt, strict=True)
+        ]
+        chosen = min(range(folds), key=fullness.__getitem__)
+        dealt[chosen] += [record.id for record in members]
+        counts[chosen] += own
     return [sorted(fold) for fold in dealt]
 
 
@@ -56,10 +66,18 @@ def write_folds(folds: Sequence[Sequence[str]], out: Path) -> list[Path]:
 
 def require_disjoint(train: Sequence[SceneRecord], held_out: Sequence[SceneRecord]) -> None:
     """Raise DataError where a scene or a group is on both sides; a scene without a group stands alone."""
-    places = {record.group or record.id for record in train}
-    shared = sorted({record.group or record.id for record in held_out} & places)
+    trained = {_place(record): record.id for record in train}
+    shared = {place: record.id for record in held_out if (place := _place(record)) in trained}
     if shared:
+        place, scene = min(shared.items())
+        what = f"the group {place[0]!r}" if place[0] else f"the scene {place[1]!r}"
         raise DataError(
-            f"{len(shared)} groups are both trained on and held out, for instance {shared[0]!r}",
+            f"{what} is both trained on ({trained[place]}) and held out ({scene})"
+            + (f"; {len(shared)} groups are on both sides" if len(shared) > 1 else ""),
             fix="split by group: rgs data split DATA --by group -o folds",
         )
+
+
+def _place(record: SceneRecord) -> tuple[str, str]:
+    """What may not stand on both sides: the group, of a scene without one the scene."""
+    return record.group, "" if record.group else record.id

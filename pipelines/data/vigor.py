@@ -5,10 +5,10 @@ vigor-cross      the cross-area lists: train is New York and Seattle, test San F
 vigor_centered   the same-area lists with, of each panorama's tile, the square whose middle is the panorama's place;
                  it is no VIGOR-GEN, whose tiles were fetched anew
 
-A line of a list is a panorama and four times (tile, offset, offset): the positive tile, then three that show the place
-near their border. Of `vigor` and `vigor-cross` the gallery of test is every tile of its cities, so the tiles that are no
-positive are records with an aerial view alone. The group of a panorama is its positive tile; the published same-area
-lists divide such groups between train and test.
+A line of a list is a panorama and four times (tile, offset, offset): the positive tile, then three that show the
+place near their border. Of `vigor` and `vigor-cross` the gallery of test is every tile of its cities, so the tiles that
+are no positive are records with an aerial view alone. The group of a panorama is its positive tile; the published
+same-area lists divide such groups between train and test.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ _LISTS: dict[Area, dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 """The list of each split, and the cities that it is of."""
 _GALLERY = "satellite_list.txt"
+SAME_AREA = ("vigor", "vigor_centered")
+"""The formats whose published lists divide groups between train and test."""
 
 TILE = 640
 """Pixels of a tile's side, in which the offsets are given."""
@@ -137,8 +139,8 @@ class Reading:
     """How offsets are read. order: which of the two points right and which down; signs: of those two; scale: pixels
     per unit of the directions; residual: share of the offsets' size that the directions do not explain."""
 
-    order: tuple[int, int]
-    signs: tuple[int, int]
+    order: tuple[int, ...]
+    signs: tuple[int, ...]
     scale: float
     residual: float
 
@@ -147,10 +149,9 @@ class Reading:
         return offsets[:, self.order] * np.array(self.signs)
 
     def __str__(self) -> str:
-        axes = [
-            f"{'+-'[sign < 0]}{('first', 'second')[which]}" for which, sign in zip(self.order, self.signs, strict=True)
-        ]
-        return f"right = {axes[0]}, down = {axes[1]}"
+        names = [("first", "second")[which] for which in self.order]
+        right, down = (f"{'-' if sign < 0 else '+'}{name}" for name, sign in zip(names, self.signs, strict=True))
+        return f"right = {right}, down = {down}"
 
 
 def find_reading(offsets: np.ndarray, directions: np.ndarray, where: Path) -> Reading:

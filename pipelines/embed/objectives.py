@@ -16,8 +16,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipelines.nn.reduce import gather
+
 Objective = Literal["triplet", "semi_hard", "infonce", "clip"]
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def objective(name: Objective, beta: float, temperature: float) -> Loss:
+    """The objective of this name, as a function of similarities and allowed negatives."""
+    table: dict[str, Loss] = {
+        "triplet": partial(triplet, beta=beta),
+        "semi_hard": partial(semi_hard, beta=beta),
+        "infonce": partial(infonce, temperature=temperature),
+        "clip": partial(clip, temperature=temperature),
+    }
+    return table[name]
+
+
+def joined_similarities(rows: Tensor, columns: Tensor) -> Tensor:
+    """(n, n) products of unit vectors over the joined batch of all processes, in float32 under any autocast."""
+    with torch.autocast(rows.device.type, enabled=False):
+        similarities: Tensor = gather(rows.float()) @ gather(columns.float()).T
+    return similarities
 
 
 def triplet(similarities: Tensor, allowed: Tensor, beta: float = 10.0) -> Tensor:
@@ -46,17 +66,8 @@ def _hardest(similarities: Tensor, allowed: Tensor) -> Tensor:
     return chosen & allowed
 
 
-def infonce(aerial: Tensor, ground: Tensor, allowed: Tensor, temperature: float = 0.02) -> Tensor:
-    """SAIG's one-list form: of row i, s_ij for all j and then b_i . b_j for all others, one softmax, target i.
-
-    aerial, ground: (n, d) unit vectors. Published with the second list a ground's similarity to the other *aerials*:
-    see `one_list`.
-    """
-    return one_list(aerial @ ground.T, allowed, temperature)
-
-
-def one_list(similarities: Tensor, allowed: Tensor, temperature: float = 0.02) -> Tensor:
-    """InfoNCE over one list of 2n - 1: a_i . b_j for all j, then b_i . a_j for all j but i; one softmax, target i."""
+def infonce(similarities: Tensor, allowed: Tensor, temperature: float = 0.02) -> Tensor:
+    """SAIG's one list of 2n - 1: a_i . b_j for all j, then b_i . a_j for all j but i; one softmax, target i."""
     positive = similarities.diagonal() / temperature
     negatives = torch.cat([_kept(similarities, allowed), _kept(similarities.T, allowed.T)], dim=1) / temperature
     return (torch.logsumexp(torch.cat([positive[:, None], negatives], dim=1), dim=1) - positive).mean()

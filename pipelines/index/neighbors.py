@@ -62,16 +62,26 @@ def write_neighbors(folder: Path, ids: np.ndarray, rows: np.ndarray, scores: np.
     )
 
 
+def most_candidates(categories: np.ndarray, keys: np.ndarray) -> int:
+    """How many candidates the piece with the most has: those of its class with another key."""
+    both = categories.astype(np.int64) * (keys.max() + 1) + keys
+    _, of_class, in_class = np.unique(categories, return_inverse=True, return_counts=True)
+    _, of_both, in_both = np.unique(both, return_inverse=True, return_counts=True)
+    return int((in_class[of_class] - in_both[of_both]).max())
+
+
 def open_index(path: Path, bank: Bank) -> Artifact:
     """An index artifact that was built from this very bank. Raises ArtifactError when it was built from another."""
     artifact = open_artifact(path, "index")
     built_from = artifact.input("bank")
     if built_from is None or built_from.digest != bank.digest:
         of = "no bank" if built_from is None else f"bank {built_from.digest[:4]}…"
-        kind = artifact.config["kind"]
+        again = f"--kind {artifact.config['kind']}"
+        if made_with := artifact.input("embedder"):
+            again += f" --embedder {path.parent / made_with.path}@{made_with.step}"
         raise ArtifactError(
             f"index {path} was built from {of} but {bank.path} is {bank.digest[:4]}…",
             where=path,
-            fix=f"rebuild it with: rgs train index --kind {kind} --bank {bank.path} --out {path}",
+            fix=f"rebuild it with: rgs train index {again} --bank {bank.path} --out {path}",
         )
     return artifact

@@ -9,20 +9,46 @@ from typing import Literal, get_args
 
 from pipelines import weights as published
 from pipelines.errors import ConfigError, EnvironmentFault, RgsError
-from pipelines.metrics import perceptual
-from pipelines.metrics.distances import DEFINITIONS, FEWEST, UNDER_SEGMENTER, score_name, weights_file
+from pipelines.metrics import divergence, perceptual, sharpness
+from pipelines.metrics.distances import DEFINITIONS, FEWEST, UNDER_TRAINED, score_name, weights_file
 from pipelines.metrics.scores import JudgeName, NotComputed
 
 Metric = Literal[
-    "psnr", "ssim", "lpips", "style", "miou", "accuracy", "frechet", "fid", "kid", "precision", "recall", "is"
+    "psnr",
+    "ssim",
+    "psnr_lower",
+    "ssim_lower",
+    "sd",
+    "lpips",
+    "style",
+    "miou",
+    "accuracy",
+    "frechet",
+    "fid",
+    "kid",
+    "precision",
+    "recall",
+    "is",
+    "kl",
+    "kl_exp",
+    "scene_top1",
+    "scene_top5",
+    "scene_top1_sure",
+    "scene_top5_sure",
+    "scene_score",
+    "scene_score_top1",
+    "scene_score_top5",
 ]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-OF_PAIRS = ("psnr", "ssim", "lpips", "style")
+OF_PAIRS = ("psnr", "ssim", "psnr_lower", "ssim_lower", "sd", "lpips", "style")
 OF_JUDGE = ("miou", "accuracy")
 OF_SETS = tuple(DEFINITIONS)
+OF_SCENES = tuple(divergence.DEFINITIONS)
+OF_PHOTOS = ("psnr_lower", "ssim_lower", "sd", *OF_SCENES)
+"""What is made of samples of photos unless asked for by name: the protocol of one view turned into another."""
 
-Space = Literal["segmenter", "inception"]
-"""Features of a trained segmenter, or of the networks of the published numbers (Inception and VGG-16)."""
+Space = Literal["segmenter", "embedder", "inception"]
+"""Features of a trained segmenter or embedder, or of the networks of the published numbers (Inception and VGG-16)."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +66,8 @@ class Given:
     """What there is to measure with.
 
     images, references: how many; references are 0 without any. features: the run whose features distances are measured
-    in, if any; space: as asked for. net: trunk of LPIPS. weights: a directory beside torch's cache.
+    in, if any; space: as asked for. net: trunk of LPIPS. sd: form of the sharpness difference. weights: a directory
+    beside torch's cache. photos: the samples were made from photos, not from layouts.
     """
 
     images: int
@@ -51,6 +78,8 @@ class Given:
     net: perceptual.Net = "alex"
     weights: Path | None = None
     allow_few: bool = False
+    sd: sharpness.Variant = "signed"
+    photos: bool = False
 
 
 @dataclass
@@ -69,7 +98,8 @@ def choose(asked: Sequence[Metric] | None, given: Given) -> Choice:
     EnvironmentFault or ArtifactError for weights.
     """
     choice = Choice()
-    for job in (job for metric in dict.fromkeys(asked or METRICS) for job in _jobs(metric, asked is not None, given)):
+    usual = [metric for metric in METRICS if given.photos or metric not in OF_PHOTOS]
+    for job in (job for metric in dict.fromkeys(asked or usual) for job in _jobs(metric, asked is not None, given)):
         try:
             _require(job, given, choice.files)
         except RgsError as error:
@@ -84,16 +114,21 @@ def choose(asked: Sequence[Metric] | None, given: Given) -> Choice:
 def _jobs(metric: Metric, asked: bool, given: Given) -> list[Job]:
     """The one or two scores that a metric stands for: kid, precision and recall exist under either kind of features.
 
-    Asked for by name, they are the segmenter's where there is one; not asked for, all that can be are computed.
+    Asked for by name, they are the trained network's where there is one; not asked for, all that can be are computed.
     """
     if metric == "lpips":
         name = metric if given.net == "alex" else f"lpips[{given.net}]"
         return [Job(metric, name, weights=perceptual.lpips_file(given.net))]
+    if metric == "sd":
+        return [Job(metric, "sd" if given.sd == "signed" else f"sd[{given.sd}]")]
+    if metric in OF_SCENES:
+        return [Job(metric, metric, weights=published.PLACES)]
     if metric == "style":
         return [Job(metric, metric, weights=perceptual.style_file())]
     if metric not in OF_SETS:
         return [Job(metric, metric)]
-    spaces: list[Space] = ["segmenter"] if metric in UNDER_SEGMENTER else []
+    trained: Space = "embedder" if given.space == "embedder" else "segmenter"
+    spaces: list[Space] = [trained] if metric in UNDER_TRAINED else []
     spaces += ["inception"] if metric in FEWEST else []
     if asked and given.space is not None and given.space not in spaces:
         raise ConfigError(
@@ -107,7 +142,7 @@ def _jobs(metric: Metric, asked: bool, given: Given) -> list[Job]:
     if given.space is not None:
         spaces = [space for space in spaces if space == given.space]
     elif len(spaces) == 2 and (asked or given.features is None):
-        spaces = ["inception" if given.features is None else "segmenter"]
+        spaces = ["inception" if given.features is None else trained]
     return [_distance_job(metric, space, given) for space in spaces]
 
 
@@ -122,6 +157,10 @@ def _require(job: Job, given: Given, files: dict[str, Path]) -> None:
     lacks = []
     if job.metric not in OF_JUDGE and job.metric != "is" and not given.references:
         lacks.append("reference images (--reference)")
+    if job.metric in OF_JUDGE and given.photos:
+        raise ConfigError(
+            f"{job.name} compares with a layout, and these samples were made from photos", fix="leave the metric out"
+        )
     if job.metric in OF_JUDGE and not given.judge:
         lacks.append("a trained segmenter (--judge)")
     if job.space == "segmenter" and given.features is None:

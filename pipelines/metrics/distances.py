@@ -1,7 +1,8 @@
 """Scores of a whole set against another: Frechet and kernel distances, precision and recall, and the Inception score.
 
-The published names (fid, kid, is, precision, recall) belong to the published networks. Under a segmenter's features
-the same formulas are called frechet[segmenter:RUN], kid[segmenter:RUN] and so on, so that nobody takes them for those.
+The published names (fid, kid, is, precision, recall) belong to the published networks. Under the features of a
+trained segmenter or embedder the same formulas are called frechet[segmenter:RUN], kid[embedder:RUN] and so on, so that
+nobody takes them for those.
 """
 
 from __future__ import annotations
@@ -68,21 +69,21 @@ DEFINITIONS: dict[str, Definition] = {
     "recall": Definition("Recall", "higher", _recall, _recall, fidelity.NEIGHBORS + 1, SHARE),
 }
 
-UNDER_SEGMENTER = {
+UNDER_TRAINED = {
     "frechet": "Frechet distance",
     "kid": "Kernel distance",
     "precision": "Precision",
     "recall": "Recall",
 }
-"""Titles of what a segmenter's features can measure."""
+"""Titles of what the features of a segmenter or an embedder can measure."""
 
 LAYERS = {"fid": "pool", "kid": "pool", "is": "logits", "precision": "fc2", "recall": "fc2"}
 """Which features of `fidelity`'s networks the published numbers are measured in."""
 
 
-def score_name(metric: str, segmenter: JudgeName | None) -> str:
+def score_name(metric: str, network: JudgeName | None) -> str:
     """«kid», or «kid[segmenter:RUN]»."""
-    return metric if segmenter is None else f"{metric}[{segmenter.label}]"
+    return metric if network is None else f"{metric}[{network.label}]"
 
 
 def weights_file(metric: str) -> str:
@@ -92,17 +93,17 @@ def weights_file(metric: str) -> str:
 
 def distance_score(
     metric: str,
-    segmenter: JudgeName | None,
+    network: JudgeName | None,
     fakes: Sequence[np.ndarray],
     reals: Sequence[np.ndarray],
     context: Context,
 ) -> Score | NotComputed:
     """A distance between features of the images and of the distinct references, in the order of the layouts.
 
-    segmenter: whose features they are; None for the published network. Below `FEWEST` the name of a published number
+    network: whose features they are; None for the published one. Below `FEWEST` the name of a published number
     ends with its count of images. reals: empty for the Inception score.
     """
-    definition, name = DEFINITIONS[metric], score_name(metric, segmenter)
+    definition, name = DEFINITIONS[metric], score_name(metric, network)
     fewer = len(fakes) if metric == "is" else min(len(fakes), len(reals))
     if fewer < definition.least:
         there = f"{len(fakes)}" if metric == "is" else f"{len(fakes)} and {len(reals)} real ones"
@@ -123,26 +124,26 @@ def distance_score(
         seed=context.seed,
         bounds=definition.bounds,
     )
-    own = {"variant": _variant(metric, segmenter, real, fake), "library": fidelity.library()}
+    own = {"variant": _variant(metric, network, real, fake), "library": fidelity.library()}
     if metric == "frechet":
         own["library"] = f"numpy {np.__version__}"
-    if segmenter is None:
+    if network is None:
         own["weights"] = weights_text(weights_file(metric))
     else:
-        own |= {"features": segmenter.label, "features weights": segmenter.weights}
-    few = segmenter is None and fewer < FEWEST[metric]
+        own |= {"features": network.label, "features weights": network.weights}
+    few = network is None and fewer < FEWEST[metric]
     return Score(
         f"{name}@{fewer}" if few else name,
-        definition.title if segmenter is None else f"{UNDER_SEGMENTER[metric]} (segmenter's features)",
+        definition.title if network is None else f"{UNDER_TRAINED[metric]} ({network.kind}'s features)",
         value,
         definition.better,
         context.protocol(interval, **own),
-        warning=_warning(metric, segmenter, fewer, fake.shape[1]),
+        warning=_warning(metric, network, fewer, fake.shape[1]),
         interval=interval.ends,
     )
 
 
-def _variant(metric: str, segmenter: JudgeName | None, real: np.ndarray, fake: np.ndarray) -> str:
+def _variant(metric: str, network: JudgeName | None, real: np.ndarray, fake: np.ndarray) -> str:
     formula = {
         "fid": fidelity.FID_PROTOCOL,
         "frechet": frechet.PROTOCOL,
@@ -151,20 +152,22 @@ def _variant(metric: str, segmenter: JudgeName | None, real: np.ndarray, fake: n
         "precision": f"share of outputs within the set of real images, {fidelity.PRECISION_PROTOCOL}",
         "recall": f"share of real images within the set of outputs, {fidelity.PRECISION_PROTOCOL}",
     }[metric]
-    if segmenter is not None:
-        return (
-            f"pooled penultimate features of the segmenter (d = {fake.shape[1]}); {formula}; these are not Inception's"
-        )
+    if network is not None:
+        features = {
+            "segmenter": "pooled penultimate features of the segmenter",
+            "embedder": "the embedder's unit vectors",
+        }
+        return f"{features[network.kind]} (d = {fake.shape[1]}); {formula}; these are not Inception's"
     if metric in ("precision", "recall"):
         return f"{formula}; VGG-16 fc2 after ReLU (4096) at 224x224, {fidelity.RESIZING}"
     return f"{formula}; Inception 2015-12-05 at 299x299, {fidelity.RESIZING}"
 
 
-def _warning(metric: str, segmenter: JudgeName | None, fewer: int, d: int) -> str | None:
-    reasons = [OWN] if segmenter is not None and segmenter.own else []
+def _warning(metric: str, network: JudgeName | None, fewer: int, d: int) -> str | None:
+    reasons = [OWN[network.kind]] if network is not None and network.own else []
     if metric == "frechet" and fewer <= d:
         reasons.append(f"{fewer} images for {d} features: the covariance is singular and the bias large")
-    elif segmenter is None and fewer < FEWEST[metric]:
+    elif network is None and fewer < FEWEST[metric]:
         reasons.append(f"{fewer} images where {FEWEST[metric]} are the least: not to be set beside published numbers")
     elif metric != "frechet" and fewer < FEWEST[metric]:
         care = "read the interval" if metric == "kid" else "compare at equal counts only, and read the interval"

@@ -68,7 +68,7 @@ def galleries(records: Sequence[SceneRecord], by_source: bool) -> list[Gallery]:
 
 def _gallery(name: str, records: Sequence[SceneRecord]) -> Gallery:
     number: dict[str, int] = {}
-    aerials = []
+    aerials: list[SceneRecord] = []
     for record in records:
         if AERIAL in record.views and _aerial_id(record) not in number:
             number[_aerial_id(record)] = len(aerials)
@@ -136,11 +136,11 @@ def tally(gallery: Gallery, direction: Direction, question: Question, ranks: Ran
 def pool(tallies: Sequence[Tally]) -> Tally:
     """One tally of all queries; its gallery is the sum of the strata's."""
     sizes = {int(one.strata[0]): one.gallery for one in tallies if len(one)}
-    return Tally(
-        {key: np.concatenate([one.hits[key] for one in tallies]) for key in tallies[0].hits},
-        *(np.concatenate([getattr(one, name) for one in tallies]) for name in ("found", "wanted", "strata", "chance")),
-        sum(sizes.values()),
+    hits = {key: np.concatenate([one.hits[key] for one in tallies]) for key in tallies[0].hits}
+    found, wanted, strata, chance = (
+        np.concatenate([getattr(one, name) for one in tallies]) for name in ("found", "wanted", "strata", "chance")
     )
+    return Tally(hits, found, wanted, strata, chance, sum(sizes.values()))
 
 
 def _k(k: str, gallery: int) -> int:

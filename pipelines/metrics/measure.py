@@ -54,7 +54,7 @@ def measure(
         outputs = np.stack([image for _, image in chunk])
         size: Size = outputs.shape[1:3]
         seen.sizes.add(size)
-        layouts = [read_labels(sample.layout, schema, size) for sample in members]
+        layouts = [read_labels(sample.layout, schema, size) for sample in members if sample.layout is not None]
         _look(outputs, layouts, schema, instruments, seen.counts, seen.features)
         if reference is not None:
             photos = [reference.read(sample.source) for sample in members]
@@ -65,7 +65,7 @@ def measure(
                     seen.values[name] += distance(outputs, references).tolist()
             new = [i for i, sample in enumerate(members) if firsts[sample.source] is sample]
             if new:
-                wanted = [layouts[i] for i in new]
+                wanted = [layouts[i] for i in new] if layouts else []
                 _look(references[new], wanted, schema, instruments, seen.real_counts, seen.real_features)
         done += len(chunk)
         progress("eval", done, len(samples))

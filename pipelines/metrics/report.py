@@ -107,6 +107,11 @@ def render_comparison(report: Mapping[str, Any], examples: Sequence[Example], co
     return page.render(report=report, rows=_rows(examples, columns), columns=columns)
 
 
+def render_retrieval(report: Mapping[str, Any], queries: Sequence[Figure]) -> str:
+    """The page of an embedder: the tables of its retrieval, and queries with what was found for them."""
+    return environment().get_template("retrieval.html").render(report=report, queries=[_figure(f) for f in queries])
+
+
 def environment() -> Environment:
     """The templates of this package with their filters; what is missing from a report is an error, not a blank."""
 

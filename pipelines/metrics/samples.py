@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -48,12 +48,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images by the source of the samples. `kind` says what they were taken from; digest covers their bytes."""
+    """Real images by the source of the samples. `kind` says what they were taken from; digest covers their bytes.
+
+    records: the scenes of a dataset that they are of, by source; none of a folder.
+    """
 
     root: Path
     kind: str
     images: Mapping[str, View]
     digest: str
+    records: Mapping[str, SceneRecord] = field(default_factory=dict)
 
     def read(self, source: str) -> np.ndarray:
         """(h, w, 3) uint8 RGB: the real image of a source."""
@@ -156,7 +160,7 @@ def find_reference(
         images[name] = real
     kind = f"{dataset.format} dataset" + (f", split {split}" if split else "")
     used = list({record.id: record for record in scenes.values()}.values())
-    return Reference(root, kind, images, dataset_digest(dataset, used))
+    return Reference(root, kind, images, dataset_digest(dataset, used), scenes)
 
 
 def _one_each(found: Mapping[str, Sequence[T]], sources: Sequence[str], root: Path, count: int) -> dict[str, T]:

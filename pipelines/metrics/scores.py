@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
 
 from pipelines.data.augment import Size
-from pipelines.metrics import perceptual, quality, segmentation
+from pipelines.metrics import perceptual, quality, segmentation, sharpness
 from pipelines.metrics.intervals import Interval, bootstrap, sums_by_layout
 
 Better = Literal["higher", "lower", "neither"]
 """Which way a number is better; neither where it is to be read beside that of real images."""
 
-OWN = "this judge helped to train what it judges"
+LOWER = "_lower"
+"""Ends the name of a score of the lower halves of images."""
+
+OWN = {
+    "segmenter": "this judge helped to train what it judges",
+    "embedder": "the generator was trained against this embedder, which flatters it",
+}
+"""Why to read a score under a network with care that helped to train, by the kind of network."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +94,19 @@ class Context:
 
 @dataclass(frozen=True)
 class JudgeName:
-    """How scores cite a segmenter: its run, the first 8 digits of its weights' sha256, did it help to train."""
+    """How scores cite a trained network: its run, the first 8 digits of its weights' sha256, did it help to train.
+
+    kind: «segmenter» or «embedder».
+    """
 
     run: str
     weights: str
     own: bool
+    kind: str = "segmenter"
 
     @property
     def label(self) -> str:
-        return f"segmenter:{self.run}"
+        return f"{self.kind}:{self.run}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +122,14 @@ class Pairwise:
     network: str | None = None
 
 
-def pairwise(name: str, net: perceptual.Net = "alex") -> Pairwise:
-    """The table of psnr, ssim, lpips (under a trunk) and style."""
+def pairwise(name: str, net: perceptual.Net = "alex", sd: sharpness.Variant = "signed") -> Pairwise:
+    """The table of psnr and ssim (also of the lower half), sharpness difference, lpips (under a trunk) and style."""
+    if name.endswith(LOWER):
+        whole = pairwise(name.removesuffix(LOWER))
+        variant = f"of the lower half, where no sky is: rows h // 2 and below; {whole.variant}"
+        return replace(whole, title=f"{whole.title}, lower half", variant=variant, side=2 * whole.side)
+    if name == "sd":
+        return Pairwise("Sharpness difference", "higher", sharpness.PROTOCOLS[sd], sharpness.SIDE, "dB")
     if name == "psnr":
         return Pairwise("PSNR", "higher", quality.PSNR_PROTOCOL, 1, "dB")
     if name == "ssim":
@@ -132,10 +149,7 @@ def pairwise_score(name: str, kind: Pairwise, values: Sequence[float], context: 
     column = np.asarray(values, dtype=np.float64)[:, None]
     rows = sums_by_layout(np.concatenate([column, np.ones_like(column)], axis=1), context.owners, context.layouts)
     interval = bootstrap(rows, lambda sums: sums[:, 0] / sums[:, 1], context.seed)
-    library = (
-        f"torch {metadata.version('torch')}" if name == "style" else f"torchmetrics {metadata.version('torchmetrics')}"
-    )
-    own: dict[str, Any] = {"variant": kind.variant, "library": library}
+    own: dict[str, Any] = {"variant": kind.variant, "library": library(name)}
     if kind.network is not None:
         own["network"] = kind.network
     if kind.weights is not None:
@@ -143,6 +157,14 @@ def pairwise_score(name: str, kind: Pairwise, values: Sequence[float], context: 
     protocol = context.protocol(interval, **own)
     value = math.fsum(values) / len(values)
     return Score(name, kind.title, value, kind.better, protocol, kind.unit, per_image=values, interval=interval.ends)
+
+
+def library(name: str) -> str:
+    """The library that computes a score that is the mean of one value per image."""
+    if name.startswith("sd"):
+        return f"numpy {np.__version__}"
+    package = "torch" if name == "style" else "torchmetrics"
+    return f"{package} {metadata.version(package)}"
 
 
 def agreement_score(
@@ -185,7 +207,7 @@ def agreement_score(
         protocol,
         on_real=float(measure(np.sum(real_counts, axis=0))) if real_counts else None,
         per_image=[{str(c): image[c].tolist() for c in np.flatnonzero(image.any(1))} for image in counts],
-        warning=OWN if judge.own else warning,
+        warning=OWN[judge.kind] if judge.own else warning,
         interval=interval.ends,
     )
 

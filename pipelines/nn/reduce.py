@@ -17,6 +17,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Sum of `tensor` over processes, without a gradient; the argument is left alone."""
     total = tensor.detach()

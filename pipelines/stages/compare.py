@@ -171,11 +171,11 @@ def _examples(config: Compare, opened: Sequence[Opened]) -> tuple[list[Example],
     rng = np.random.default_rng(config.seed)
     count = min(config.rows, len(common))
     names = [common[i] for i in sorted(rng.choice(len(common), count, replace=False))]
-    columns = ["layout", *(one.name for one in shown)]
+    columns = [MADE_FROM, *(one.name for one in shown)]
     rows = []
     for name in names:
         images = {one.name: read_image(samples[name].image) for one, samples in zip(shown, listed, strict=True)}
-        rows.append(Example(name, {"layout": _layout(shown[0], listed[0][name]), **images}))
+        rows.append(Example(name, {MADE_FROM: _made_from(shown[0], listed[0][name]), **images}))
     return rows, columns, f"{count} of {len(common)} images of one name, drawn at random (seed {config.seed})."
 
 
@@ -184,7 +184,10 @@ def _samples(one: Opened) -> Artifact:
     return one.samples
 
 
-def _layout(one: Opened, sample: Sample) -> np.ndarray:
+def _made_from(one: Opened, sample: Sample) -> np.ndarray | None:
+    """The layout or the photo of a sample."""
+    if sample.layout is None:
+        return None if sample.photo is None else read_image(sample.photo)
     schema = Schema.from_json(_samples(one).statistics["schema"])
     image = read_image(sample.image)
     return paint_labels(read_labels(sample.layout, schema, (image.shape[0], image.shape[1])), schema)

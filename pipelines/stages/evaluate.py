@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,28 +30,18 @@ from pipelines.artifact import (
     writing,
 )
 from pipelines.config import Config
-from pipelines.data.augment import resize_image
-from pipelines.data.palette import paint_labels
-from pipelines.data.pixels import read_image
 from pipelines.data.scene import Schema
 from pipelines.errors import ConfigError, DataError
-from pipelines.metrics import perceptual, segmentation
-from pipelines.metrics.choice import OF_JUDGE, OF_PAIRS, Choice, Given, Job, Metric, Space, choose
+from pipelines.metrics import divergence, perceptual, segmentation
+from pipelines.metrics.choice import OF_JUDGE, OF_PAIRS, OF_SCENES, Choice, Given, Job, Metric, Space, choose
 from pipelines.metrics.distances import LAYERS, distance_score
+from pipelines.metrics.divergence import divergence_score
 from pipelines.metrics.extract import segment
 from pipelines.metrics.history import History, trace
-from pipelines.metrics.instruments import JUDGE, SEGMENTER, build
+from pipelines.metrics.instruments import JUDGE, TRAINED, build
 from pipelines.metrics.measure import Measured, measure, owners
-from pipelines.metrics.report import Example, extremes, render, show_number
-from pipelines.metrics.samples import (
-    Reference,
-    Sample,
-    SubjectName,
-    find_reference,
-    read_labels,
-    read_samples,
-    take_subject,
-)
+from pipelines.metrics.report import render
+from pipelines.metrics.samples import Reference, Sample, SubjectName, find_reference, read_samples, take_subject
 from pipelines.metrics.scores import (
     Context,
     NotComputed,
@@ -62,17 +52,19 @@ from pipelines.metrics.scores import (
     resizing_text,
     sizes_text,
 )
+from pipelines.metrics.sharpness import Variant
 from pipelines.progress import Progress, silent
 from pipelines.runtime import pick_device
 from pipelines.segment.networks import SegmenterNet
 from pipelines.stages.evaluate_bank import Subject
+from pipelines.stages.evaluate_crossview import Witness, lacking_witness, look_at_views, open_witness, open_witnesses
 from pipelines.stages.evaluate_judge import Segmenter, open_segmenter
 from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open_seen
+from pipelines.stages.evaluate_sheet import Column, choose_examples, standouts
 from pipelines.stages.evaluate_training import JudgeView
+from pipelines.weights import PLACES
 
 OF_SUBJECT = {"output": "images", "guidance": "guidance images", "shuffled": "images under other layouts"}
-
-Column = Literal["layout", "guidance", "output", "reference"]
 
 
 class Evaluate(Config):
@@ -94,7 +86,9 @@ class Evaluate(Config):
     """Trunk of LPIPS: alex, vgg (the score is lpips[vgg]) or squeeze."""
     batch: int = Field(8, ge=1)
     """Images that pass the judge together; the scores do not depend on it."""
-    columns: tuple[Column, ...] = ("layout", "guidance", "output", "reference")
+    sd: Variant = "signed"
+    """Form of the sharpness difference: signed, or abs (the score is sd[abs])."""
+    columns: tuple[Column, ...] = ("layout", "source", "guidance", "output", "reference")
     """Columns of the page's contact sheet; those that the samples lack are left out."""
     rows: int = Field(12, ge=1, le=100)
     """Rows of the contact sheet."""
@@ -104,16 +98,20 @@ class Evaluate(Config):
 
 @dataclass(frozen=True)
 class Opened:
-    """What was given, opened and checked. features: the judge, unless another was named; space: as it was named."""
+    """What was given, opened and checked. features: the judge, unless another was named; space: as it was named.
+
+    witnesses: embedders that are asked about samples of photos.
+    """
 
     artifact: Artifact
     schema: Schema
     samples: list[Sample]
     reference: Reference | None
     judge: Segmenter | None
-    features: Segmenter | None
+    features: Segmenter | Witness | None
     space: Space | None
     seen: Seen
+    witnesses: list[Witness]
     inputs: list[Input]
 
     @property
@@ -129,6 +127,7 @@ def run(
     reference_format: str | None = None,
     judge: Path | str | None = None,
     features: str | None = None,
+    embedders: Sequence[str] = (),
     bank: Path | None = None,
     training: Path | None = None,
     weights: Path | None = None,
@@ -138,32 +137,35 @@ def run(
 ) -> Artifact:
     """Measure the samples and write the report.
 
-    judge: a run, which may name a step, runs/s@12000. features: what distances are measured in, «inception» or
-    «segmenter:RUN»; the judge's where there is one when not given. bank, training: what retrieval is measured on and
+    judge: a run, which may name a step, runs/s@12000. features: what distances are measured in, «inception»,
+    «segmenter:RUN» or «embedder:RUN»; the judge's where there is one when not given. embedders: runs that are asked
+    whether the outputs show their places. bank, training: what retrieval is measured on and
     copies are looked for in. weights: a directory of published weights beside
     torch's cache. Raises ConfigError when a metric asked for by name lacks its input or images, or the judge is no
     stranger to the samples; EnvironmentFault when it lacks its weights; ArtifactError when the judge has other classes;
     DataError when a sample has no reference.
     """
-    opened = open_request(config, samples, reference, reference_format, judge, features, bank, training, out)
+    opened = open_request(config, samples, reference, reference_format, judge, features, embedders, bank, training, out)
     choice = choose_for(config, opened, weights)
     statistics: dict[str, Any] = {}
     with writing(out, "report", config, opened.inputs, statistics) as folder:
         on = pick_device(device)
         judge_net = None if opened.judge is None else opened.judge.network(on)
-        other = None if opened.features in (None, opened.judge) else opened.features.network(on)
-        instruments = build(choice, config.lpips, judge_net, other, on)
+        other = None if opened.features in (None, opened.judge) else opened.features.extractor(on)
+        instruments = build(choice, config.lpips, config.sd, judge_net, other, on)
         measured = measure(opened.samples, opened.reference, opened.schema, instruments, config.batch, progress)
         context = _context(opened, measured, config)
-        scores, failed = score(opened, measured, choice, context, config.lpips)
+        scores, failed = score(opened, measured, choice, context, config)
         if failed and config.metrics is not None:
             raise DataError(f"{failed[0].name} cannot be computed: {failed[0].reason}", where=samples)
         subject = Subject(opened.artifact, opened.schema, opened.samples, opened.reference)
         pieces = look_at_pieces(opened.seen, subject, context, progress, _judge_view(opened, measured, judge_net, on))
+        views = look_at_views(opened.witnesses, subject, context, config.lpips, weights, on, progress)
+        pieces.add(views)
         scores, failed = scores + pieces.scores, failed + pieces.missing
         history = trace(opened.artifact)
-        examples, columns, selection = _examples(config, opened)
-        standouts = _standouts(opened, scores)
+        shown = (opened.samples, opened.reference, opened.schema)
+        examples, columns, selection = choose_examples(*shown, config.columns, config.rows, config.seed)
         what = f"{len(opened.samples)} {OF_SUBJECT[config.subject]} of {sizes_text(measured.sizes)}"
         report = {
             "title": f"{history.system}: {what}",
@@ -181,7 +183,9 @@ def run(
             "commands": [*history.commands, {"what": "Evaluation", "text": shlex.join(command_line())}],
             "environment": {"samples": opened.artifact.manifest["environment"], "report": environment()},
         }
-        page = render(report, examples, columns, history.curves, standouts=standouts, figures=pieces.figures)
+        page = render(
+            report, examples, columns, history.curves, standouts=standouts(*shown, scores), figures=pieces.figures
+        )
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         (folder / "report.html").write_text(page, encoding="utf-8")
         statistics.update({"count": len(opened.samples), "scores": {s.name: s.value for s in scores}})
@@ -196,6 +200,7 @@ def plan(
     reference_format: str | None = None,
     judge: Path | str | None = None,
     features: str | None = None,
+    embedders: Sequence[str] = (),
     bank: Path | None = None,
     training: Path | None = None,
     weights: Path | None = None,
@@ -203,7 +208,7 @@ def plan(
 ) -> dict[str, Any]:
     """What `run` would do: the config, the inputs with their digests, the metrics and those it cannot compute."""
     require_free(out)
-    opened = open_request(config, samples, reference, reference_format, judge, features, bank, training, out)
+    opened = open_request(config, samples, reference, reference_format, judge, features, embedders, bank, training, out)
     choice = choose_for(config, opened, weights)
     return {
         "config": config.model_dump(mode="json"),
@@ -223,6 +228,7 @@ def open_request(
     format: str | None,
     judge: Path | str | None,
     features: str | None,
+    embedders: Sequence[str],
     bank: Path | None,
     training: Path | None,
     out: Path,
@@ -238,20 +244,47 @@ def open_request(
     inputs = [artifact.as_input("samples", home)]
     found = None
     if reference is not None:
-        found = find_reference(reference, listed, format, config.split)
+        found = find_reference(reference, listed, format, config.split, artifact.statistics.get("target_view"))
         inputs.append(found.as_input(home))
-    opened: dict[str, Segmenter] = {}
-    kind, _, run_of_features = (features or "").partition(":")
-    if features is not None and features != "inception" and (kind != "segmenter" or not run_of_features):
-        raise ConfigError(f"unknown features {features!r}", where="--features", fix="give inception or segmenter:RUN")
-    for role, run in (("judge", judge), ("features", run_of_features or None)):
-        if run is not None:
-            opened[role] = open_segmenter(str(run), role, artifact, schema, config.allow_own_judge)
-            inputs.append(opened[role].run.weights.as_input(role, home))
-    chosen = opened.get("judge") if features is None else opened.get("features")
-    space: Space | None = None if features is None else "segmenter" if run_of_features else "inception"
+    if judge is not None and _of_photos(artifact):
+        raise ConfigError(
+            "a judge compares with layouts, and these samples were made from photos",
+            where="--judge",
+            fix="measure in its features: --features segmenter:RUN",
+        )
+    if bank is not None and _of_photos(artifact):
+        raise ConfigError("samples made from photos have no pieces of a bank", fix="leave out --bank")
+    segmenter = None if judge is None else open_segmenter(str(judge), "judge", artifact, schema, config.allow_own_judge)
+    chosen, space = (segmenter, None) if features is None else open_features(features, artifact, schema, config)
+    witnesses = open_witnesses(embedders, artifact)
+    for role, network in (("judge", segmenter), ("features", None if features is None else chosen)):
+        if network is not None:
+            inputs.append(network.weights.as_input(role, home))
+    inputs += [witness.weights.as_input(f"embedder {n}", home) for n, witness in enumerate(witnesses)]
     seen = open_seen(bank, training, format, config.training_split, artifact, schema, home)
-    return Opened(artifact, schema, listed, found, opened.get("judge"), chosen, space, seen, inputs + seen.inputs)
+    inputs += seen.inputs
+    return Opened(artifact, schema, listed, found, segmenter, chosen, space, seen, witnesses, inputs)
+
+
+def open_features(
+    text: str, samples: Artifact, schema: Schema, config: Evaluate
+) -> tuple[Segmenter | Witness | None, Space]:
+    """What distances are measured in, by what --features says; no network for the published ones."""
+    kind, _, run = text.partition(":")
+    if text == "inception":
+        return None, "inception"
+    if kind == "segmenter" and run:
+        return open_segmenter(run, "features", samples, schema, config.allow_own_judge), "segmenter"
+    if kind == "embedder" and run:
+        return open_witness(run, samples), "embedder"
+    raise ConfigError(
+        f"unknown features {text!r}", where="--features", fix="give inception, segmenter:RUN or embedder:RUN"
+    )
+
+
+def _of_photos(samples: Artifact) -> bool:
+    """Were they made from one view of a place, not from layouts?"""
+    return "source_view" in samples.statistics
 
 
 def choose_for(config: Evaluate, opened: Opened, weights: Path | None) -> Choice:
@@ -267,12 +300,15 @@ def choose_for(config: Evaluate, opened: Opened, weights: Path | None) -> Choice
             net=config.lpips,
             weights=weights,
             allow_few=config.allow_few,
+            sd=config.sd,
+            photos=_of_photos(opened.artifact),
         ),
     )
-    if not choice.jobs and not opened.seen.inputs:
+    if not choice.jobs and not opened.seen.inputs and not opened.witnesses:
         raise ConfigError("there is nothing to measure with", fix="give --reference, --judge, or both")
     if config.metrics is None:
         choice.missing += lacking(opened.seen, opened.artifact)
+        choice.missing += lacking_witness(opened.artifact, opened.witnesses)
     return choice
 
 
@@ -289,10 +325,10 @@ def _context(opened: Opened, seen: Measured, config: Evaluate) -> Context:
 
 
 def score(
-    opened: Opened, seen: Measured, choice: Choice, context: Context, net: perceptual.Net
+    opened: Opened, seen: Measured, choice: Choice, context: Context, config: Evaluate
 ) -> tuple[list[Score], list[NotComputed]]:
     """The scores with their protocols and intervals, and those that these images do not allow."""
-    results = [_score(job, opened, seen, context, net) for job in choice.jobs]
+    results = [_score(job, opened, seen, choice, context, config) for job in choice.jobs]
     return [r for r in results if isinstance(r, Score)], [r for r in results if isinstance(r, NotComputed)]
 
 
@@ -306,9 +342,15 @@ def _judge_view(opened: Opened, seen: Measured, net: SegmenterNet | None, device
     return JudgeView(label, outputs, reals, next(iter(seen.sizes)), lambda images: segment(net, images, device)[1])
 
 
-def _score(job: Job, opened: Opened, seen: Measured, context: Context, net: perceptual.Net) -> Score | NotComputed:
+def _score(
+    job: Job, opened: Opened, seen: Measured, choice: Choice, context: Context, config: Evaluate
+) -> Score | NotComputed:
     if job.metric in OF_PAIRS:
-        return pairwise_score(job.name, pairwise(job.metric, net), seen.values[job.metric], context)
+        kind = pairwise(job.metric, config.lpips, config.sd)
+        return pairwise_score(job.name, kind, seen.values[job.metric], context)
+    if job.metric in OF_SCENES:
+        p, q = seen.features[divergence.LAYER], seen.real_features[divergence.LAYER]
+        return divergence_score(job.metric, p, q, choice.files[PLACES], context)
     if job.metric in OF_JUDGE:
         assert opened.judge is not None
         return agreement_score(job.metric, seen.counts, seen.real_counts, opened.judge.name, context)
@@ -316,7 +358,7 @@ def _score(job: Job, opened: Opened, seen: Measured, context: Context, net: perc
         layer, name = LAYERS[job.metric], None
     else:
         assert opened.features is not None
-        layer, name = JUDGE if opened.features is opened.judge else SEGMENTER, opened.features.name
+        layer, name = JUDGE if opened.features is opened.judge else TRAINED, opened.features.name
     return distance_score(job.metric, name, seen.features[layer], seen.real_features[layer], context)
 
 
@@ -360,44 +402,3 @@ def _classes_json(opened: Opened, seen: Measured) -> list[dict[str, Any]]:
         entry["share"] = float(counts[i, 1] / max(counts[:, 1].sum(), 1))
         entry["iou"], entry["iou_real"] = (None if math.isnan(v[i]) else float(v[i]) for v in (iou, real))
     return listed
-
-
-def _examples(config: Evaluate, opened: Opened) -> tuple[list[Example], list[str], str]:
-    """Rows and columns of the page's contact sheet, and a sentence on how the rows were chosen."""
-    total = len(opened.samples)
-    count = min(config.rows, total)
-    rng = np.random.default_rng(config.seed)
-    chosen = [opened.samples[i] for i in sorted(rng.choice(total, count, replace=False))]
-    rows = [Example(sample.name, _row(sample, opened)) for sample in chosen]
-    columns = [str(c) for c in config.columns if any(row.images[c] is not None for row in rows)]
-    note = f"{count} of {total}, drawn at random (seed {config.seed}), not picked by eye." if count < total else ""
-    return rows, columns, note or f"All {total}."
-
-
-def _standouts(opened: Opened, scores: Sequence[Score]) -> dict[str, list[Example]]:
-    """The rows of the best and the worst images, by headings that say by which score."""
-    found = extremes([score.to_json() for score in scores])
-    if found is None:
-        return {}
-    title, values = found.score["title"], found.score["per_image"]
-    return {
-        f"{kind} by {title}": [
-            Example(f"{opened.samples[i].name}: {show_number(values[i])}", _row(opened.samples[i], opened))
-            for i in numbers
-        ]
-        for kind, numbers in (("Best", found.best), ("Worst", found.worst))
-    }
-
-
-def _row(sample: Sample, opened: Opened) -> Mapping[str, np.ndarray | None]:
-    output = read_image(sample.image)
-    size = (output.shape[0], output.shape[1])
-    reference = None
-    if opened.reference is not None:
-        reference = resize_image(opened.reference.read(sample.source), size)
-    return {
-        "layout": paint_labels(read_labels(sample.layout, opened.schema, size), opened.schema),
-        "guidance": read_image(sample.guidance) if sample.guidance else None,
-        "output": output,
-        "reference": reference,
-    }

@@ -39,6 +39,7 @@ class Subject:
     reference: Reference | None
 
     def labels(self, sample: Sample, image: np.ndarray) -> np.ndarray:
+        assert sample.layout is not None  # a bank of pieces serves layouts
         return read_labels(sample.layout, self.schema, (image.shape[0], image.shape[1]))
 
     def index(self, sample: Sample) -> np.ndarray:
@@ -68,9 +69,10 @@ class Findings:
 def open_bank(path: Path, samples: Artifact, schema: Schema) -> Bank:
     """The bank that pieces are compared with: the one that the samples were made from, if they were from any.
 
-    Raises ArtifactError when it is another one, or has other classes.
+    Raises ArtifactError when it is another one, has other classes, or holds no segments.
     """
     bank = Bank.open(path)
+    bank.require_kind("segments", "an evaluation of pieces")
     require_same_classes(schema, bank.schema, "the bank", path)
     used = samples.input("bank")
     if used is not None and used.digest != bank.digest:
@@ -93,7 +95,7 @@ def measure_retrieval(subject: Subject, bank: Bank, context: Context, progress: 
     for done, sample in enumerate(subject.samples, start=1):
         mine = pieces.get(sample.name, [])
         index = subject.index(sample)
-        labels = read_labels(sample.layout, subject.schema, (index.shape[0], index.shape[1]))
+        labels = subject.labels(sample, index)
         masks = {piece.row: bank.mask(_row(bank, piece.row)) for piece in mine}
         segments = [segment.category for segment in _segments(labels, subject.schema, bank).segments]
         fits.append(retrieval.fit(labels, index, mine, masks, segments))

@@ -237,6 +237,7 @@ def _retrieval(
         return None, None
     bank_path = requested.bank or _recorded(loaded, "bank")
     bank = Bank.open(bank_path)
+    bank.require_kind(needs.bank, loaded.name)
     require_same_classes(loaded.schema, bank.schema, "the bank", bank_path)
     inputs.append(bank.artifact.as_input("bank", home))
     if getattr(options, "retrieval", "shape") != "shape":

@@ -12,7 +12,7 @@ from pipelines.artifact import Artifact, Input, open_artifact, relative_path, re
 from pipelines.bank.bank import Bank, Exclusion
 from pipelines.config import Config
 from pipelines.errors import ArtifactError
-from pipelines.index.neighbors import NONE, write_neighbors
+from pipelines.index.neighbors import NONE, most_candidates, write_neighbors
 from pipelines.index.shape_index import Area, compared_areas, score_of, write_shapes
 from pipelines.index.shape_search import ShapeSearch
 from pipelines.progress import Progress, silent
@@ -58,7 +58,7 @@ def run(config: TrainIndex, *, bank: Path, out: Path, threads: int = 1, progress
         write_shapes(partial, shapes)
 
         keys = pieces.exclusion_keys(config.exclude)
-        k = max(1, min(config.k, _most_candidates(pieces.categories, keys)))
+        k = max(1, min(config.k, most_candidates(pieces.categories, keys)))
         rows = np.full((len(pieces), k), NONE, np.int64)
         scores = np.full((len(pieces), k), np.inf)
         progress("searching", 0, len(pieces))
@@ -96,14 +96,6 @@ def _open_bank(path: Path) -> Bank:
             f"the bank is one of {bank.kind}, which have no shapes", where=path, fix="give a bank of segments"
         )
     return bank
-
-
-def _most_candidates(categories: np.ndarray, keys: np.ndarray) -> int:
-    """How many candidates the piece with the most has: those of its class with another key."""
-    both = categories.astype(np.int64) * (keys.max() + 1) + keys
-    _, of_class, in_class = np.unique(categories, return_inverse=True, return_counts=True)
-    _, of_both, in_both = np.unique(both, return_inverse=True, return_counts=True)
-    return int((in_class[of_class] - in_both[of_both]).max())
 
 
 def _statistics(config: TrainIndex, bank: Bank, rows: np.ndarray, scores: np.ndarray) -> dict[str, Any]:

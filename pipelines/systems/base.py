@@ -161,7 +161,10 @@ class Trainable(Protocol):
     def losses(
         self, phase: str, nets: Networks, frozen: Frozen, batch: Batch, memo: dict[str, Any], step: int
     ) -> dict[str, Tensor]:
-        """Named, weighted terms whose sum the phase minimizes. `memo` is shared by the phases of one step."""
+        """Named, weighted terms whose sum the phase minimizes.
+
+        `memo` is shared by the phases of one step; «progress» in it is the share of the training that is done.
+        """
         ...
 
     def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:

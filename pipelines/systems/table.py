@@ -6,15 +6,25 @@ from importlib import resources
 from typing import Any
 
 from pipelines.config import Layer, parse_yaml
+from pipelines.embed.pairs import PairEmbedder
+from pipelines.embed.pieces import PieceEmbedder
 from pipelines.errors import ConfigError
 from pipelines.segment.segmenter import Segmenter
 from pipelines.systems.base import System, Trainable
+from pipelines.systems.crossview.system import Crossview
 from pipelines.systems.oasis.system import Oasis
 from pipelines.systems.resail.system import Resail
 from pipelines.systems.spade.system import Spade
 
-SYSTEMS: dict[str, type[System]] = {"oasis": Oasis, "resail": Resail, "spade": Spade}
-TRAINABLES: dict[str, type[Trainable]] = {**SYSTEMS, "segmenter": Segmenter}
+SYSTEMS: dict[str, type[System]] = {"crossview": Crossview, "oasis": Oasis, "resail": Resail, "spade": Spade}
+EMBEDDERS = {"crossview": "embedder-crossview", "pieces": "embedder-pieces"}
+"""The kinds of embedders, and the names of what trains them."""
+TRAINABLES: dict[str, type[Trainable]] = {
+    **SYSTEMS,
+    "segmenter": Segmenter,
+    EMBEDDERS["crossview"]: PairEmbedder,
+    EMBEDDERS["pieces"]: PieceEmbedder,
+}
 
 
 def find_trainable(name: str) -> type[Trainable]:
@@ -30,8 +40,11 @@ def find_system(name: str) -> type[System]:
 
 
 def presets(name: str) -> dict[str, dict[str, Any]]:
-    """The presets that a trainable ships, by name."""
-    folder = resources.files(find_trainable(name).__module__.rpartition(".")[0]) / "presets"
+    """The presets that a trainable ships, by name; where a folder has several trainables, each in its own folder."""
+    package, _, module = find_trainable(name).__module__.rpartition(".")
+    folder = resources.files(package) / "presets"
+    if (folder / module).is_dir():
+        folder = folder / module
     if not folder.is_dir():
         return {}
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)

@@ -71,7 +71,7 @@ def train(
     while step < config.steps:
         runtime.seed_step(step)
         micro = [runtime.move(next(loader)) for _ in range(config.accumulate)]
-        memos: list[dict[str, Any]] = [{} for _ in micro]
+        memos: list[dict[str, Any]] = [{"progress": step / config.steps} for _ in micro]
         sums = {}
         for phase in (p for p in plan.phases if p.due(step)):
             terms = _run_phase(phase, trainable, nets, frozen, micro, memos, plan, optimizers, runtime, step)
@@ -96,7 +96,8 @@ def train(
         if log is not None and (done or step % log_config.samples_every == 0):
             log.samples(step, _preview(trainable, {**nets, **averaged}, frozen, preview, runtime))
         late = time.monotonic() - saved_at > 60 * log_config.checkpoint_minutes
-        if log is not None and sources.validation and (done or step % log_config.validate_every == 0):
+        measured = sources.validation or sources.dataset is None  # who learns from a bank alone holds out a part of it
+        if log is not None and measured and (done or step % log_config.validate_every == 0):
             log.metrics(step, _validate(trainable, {**nets, **averaged}, sources, runtime))
         if log is not None and (done or late or step % log_config.checkpoint_every == 0):
             status = "finished" if step == config.steps else "stopped" if stopping else "training"
@@ -133,7 +134,8 @@ def _run_phase(
     sharp = {name: plan.optimizers[name] for name in phase.nets if plan.optimizers[name].rho is not None}
     if sharp:
         saved = {name: perturb(nets[name].parameters(), adam.rho or 0.0) for name, adam in sharp.items()}
-        _backward(phase, trainable, nets, frozen, micro, [{} for _ in micro], optimizers, runtime, step)
+        again = [{"progress": memo["progress"]} for memo in memos]
+        _backward(phase, trainable, nets, frozen, micro, again, optimizers, runtime, step)
         for name, weights in saved.items():
             restore(nets[name].parameters(), weights)
     for name in phase.nets:

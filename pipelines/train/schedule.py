@@ -17,7 +17,7 @@ def linear_decay(lr: float, steps: int, decay_from: float) -> Callable[[int], fl
     return lambda step: lr * min(1.0, (steps - step) / (steps - start)) if steps > start else lr
 
 
-def cosine_decay(lr: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
+def cosine(lr: float, steps: int, warmup: int = 0) -> Callable[[int], float]:
     """Up to `lr` in a line over the first `warmup` steps, then half a cosine down to a millionth of it at the last."""
     floor = 1e-6 * lr
 

@@ -110,7 +110,7 @@ def check(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many faults to name.")] = 10,
     json: Json = False,
 ) -> None:
-    """Read every file of a dataset, count its classes, and name what is wrong with it. Exit code 3 when anything is.
+    """Read every file of a dataset, count its classes or pairs, and name what is wrong. Exit code 3 when anything is.
 
     Example: rgs data check photos
     """
@@ -198,11 +198,24 @@ def _print_report(report: CheckReport, dataset: Path) -> None:
     from rich.table import Table
 
     people = Console(stderr=True, soft_wrap=True, quiet=console.quiet)
-    sizes = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sorted(report.sizes.items(), key=lambda kv: -kv[1])[:5])
-    people.print(f"{dataset}: {report.scenes} scenes; sizes {sizes}; unlabelled {report.unlabelled:.1%}")
-    table = Table("id", "class", "pixels", "scenes", "instances", box=None)
-    for c in report.classes:
-        table.add_row(str(c.id), c.name, f"{c.share:.2%}", str(c.scenes), str(c.instances or ""))
+
+    def told(sizes: dict[tuple[int, int], int]) -> str:
+        return ", ".join(f"{w}x{h} ({n})" for (h, w), n in sorted(sizes.items(), key=lambda kv: -kv[1])[:5])
+
+    if report.sources:
+        people.print(f"{dataset}: {report.pairs} pairs of {report.groups} groups", markup=False)
+        for name, sizes in report.views.items():
+            people.print(f"{name} views: sizes {told(sizes)}", markup=False)
+        table = Table("source", "pairs", "aerials", "groups", box=None)
+        for source in report.sources:
+            table.add_row(source.name, str(source.pairs), str(source.aerials), str(source.groups))
+    else:
+        people.print(
+            f"{dataset}: {report.scenes} scenes; sizes {told(report.sizes)}; unlabelled {report.unlabelled:.1%}"
+        )
+        table = Table("id", "class", "pixels", "scenes", "instances", box=None)
+        for c in report.classes:
+            table.add_row(str(c.id), c.name, f"{c.share:.2%}", str(c.scenes), str(c.instances or ""))
     people.print(table)
     for title, faults, total in (
         ("fault", report.faults, report.total_faults),

@@ -204,13 +204,40 @@ def embedder(
 @app.command("index")
 def index(
     out: Out,
-    bank: Annotated[Path, typer.Option("--bank", help="A bank of segments.", show_default=False)],
-    kind: Annotated[str | None, typer.Option("--kind", help="What is compared: shape.  [default: shape]")] = None,
+    bank: Annotated[Path, typer.Option("--bank", help="A bank.", show_default=False)],
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="What is compared: shape, or embedding.  [default: shape without --embedder]"),
+    ] = None,
     k: Annotated[int | None, typer.Option("--k", min=1, help="Neighbors kept of each piece.  [default: 10]")] = None,
-    gamma: Annotated[float | None, typer.Option("--gamma", min=0, help="Weight of shape beside scale.")] = None,
+    gamma: Annotated[float | None, typer.Option("--gamma", min=0, help="shape: weight of shape beside scale.")] = None,
     exclude: Annotated[
         str | None,
         typer.Option("--exclude", help="No neighbor of a piece: self, its source, its group.  [default: source]"),
+    ] = None,
+    embedder: Annotated[
+        str | None, typer.Option("--embedder", metavar="RUN[@STEP]", help="embedding: the run whose vectors to index.")
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option("--factory", help="embedding: Flat, HNSW32, IVF1024,Flat, IVF4096,PQ48 ….  [default: by size]"),
+    ] = None,
+    probes: Annotated[
+        int | None, typer.Option("--probes", min=1, help="embedding: lists visited, or candidates of HNSW.")
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option("--sample", min=1, help="embedding: pieces that IVF and PQ are trained on.")
+    ] = None,
+    update: Annotated[
+        list[Path] | None,
+        typer.Option("--update", metavar="INDEX", help="embedding: take over what it has of this bank; repeatable."),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option("--memory", metavar="GB", min=0, help="embedding: at most.  [default: what is free]")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="embedding: auto, cpu, cuda or cuda:N.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=0, help="embedding: threads that read pieces.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that search.")] = 1,
     config: ConfigFile = None,
@@ -218,20 +245,41 @@ def index(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Index the shapes of a bank exactly, and write the neighbors of all its pieces.
+    """Index the shapes of a bank, or its vectors under an embedder, and write the neighbors of all its pieces.
 
     Example: rgs train index --bank banks/x --exclude group -o indexes/x
+
+    Example: rgs train index --bank banks/a --embedder runs/e -o indexes/a
     """
     from pipelines.config import dump_yaml, resolve
-    from pipelines.stages import train_index as stage
+    from pipelines.errors import ConfigError
 
-    flags = {"kind": kind, "k": k, "gamma": gamma, "exclude": exclude}
-    resolved = resolve(stage.TrainIndex, user_layers(config, set_, flags))
-    if dry_run:
-        console.emit(dump_yaml(stage.plan(resolved, bank=bank, out=out)).rstrip())
-        return
+    flags: dict[str, Any] = {"kind": kind, "k": k, "exclude": exclude, "gamma": gamma}
+    of_vectors = {"--memory": memory, "--device": device, "--workers": workers}
+    flags |= {"factory": factory, "probes": probes, "sample": sample}
+    layers = user_layers(config, set_, flags)
     with console.progress() as progress:
-        stage.run(resolved, bank=bank, out=out, threads=threads, progress=progress)
+        if kind == "embedding" or embedder or update:
+            from pipelines.stages import train_embedding_index as vectors
+
+            given: dict[str, Any] = {"bank": bank, "embedder": embedder, "update": update or (), "out": out}
+            given["memory"] = None if memory is None else int(memory * 1e9)
+            resolved = resolve(vectors.TrainEmbeddingIndex, layers)
+            if dry_run:
+                console.emit(dump_yaml(vectors.plan(resolved, **given)).rstrip())
+                return
+            running: dict[str, Any] = {"threads": threads, "device": device or "auto", "workers": workers or 0}
+            vectors.run(resolved, **given, **running, progress=progress)
+        else:
+            from pipelines.stages import train_index as shapes
+
+            if named := next((name for name, value in of_vectors.items() if value is not None), None):
+                raise ConfigError(f"an index of shapes has no use for {named}", fix=f"leave out {named}")
+            shape = resolve(shapes.TrainIndex, layers)
+            if dry_run:
+                console.emit(dump_yaml(shapes.plan(shape, bank=bank, out=out)).rstrip())
+                return
+            shapes.run(shape, bank=bank, out=out, threads=threads, progress=progress)
     console.emit_artifact(out, json)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import SceneRecord
-from pipelines.data.split import folds_by_group, write_folds
+from pipelines.data.split import folds_by_group, require_disjoint, write_folds
 from pipelines.errors import ArtifactError, ConfigError, DataError
 
 from .trees import REAL, real, write_folder
@@ -41,6 +41,44 @@ def test_folds_part_the_scenes_and_no_group(groups: list[str], count: int) -> No
     assert all(len(found) == 1 for group, found in owners.items() if group)
     largest = max([*sizes.values(), 1])
     assert max(map(len, folds)) - min(map(len, folds)) <= largest  # what greedy dealing promises
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12)), min_size=12, max_size=60), st.integers(2, 4))
+def test_folds_are_even_within_every_domain(scenes: list[tuple[str, int]], count: int) -> None:
+    listed = [
+        SceneRecord(f"{k:03}", "train", None, group=f"{domain}{group}", domain=domain)
+        for k, (domain, group) in enumerate(scenes)
+    ]
+    if len({record.group for record in listed}) < count:
+        return
+    folds = folds_by_group(listed, count)
+    assert sorted(scene for fold in folds for scene in fold) == [record.id for record in listed]
+    assert folds == folds_by_group(listed[::-1], count)
+    for domain in {domain for domain, _ in scenes}:
+        sizes = Counter(record.group for record in listed if record.domain == domain)
+        share = [sum(listed[int(scene)].domain == domain for scene in fold) for fold in folds]
+        assert max(share) - min(share) <= max(sizes.values())
+        assert sum(n > 0 for n in share) == min(count, len(sizes))
+
+
+def test_a_group_of_several_domains_stays_whole() -> None:
+    both = [SceneRecord(f"{k}{domain}", "", None, group=str(k), domain=domain) for k in range(4) for domain in "pq"]
+    only = [SceneRecord(f"{k}r", "", None, group=f"r{k}", domain="r") for k in range(4)]
+    for fold in folds_by_group([*both, *only], 4):
+        assert len(fold) == 3 and len({name[0] for name in fold if name[1] != "r"}) == 1
+
+
+def test_what_is_trained_on_is_not_held_out() -> None:
+    train, other = records(["a", "b", ""]), records(["c", "d"])
+    moved = [SceneRecord(f"val/{record.id}", "val", None, group=record.group) for record in other]
+    require_disjoint(train, moved)
+    with pytest.raises(DataError, match=r"the group 'b' is both trained on \(train/001\) and held out \(val/9\)"):
+        require_disjoint(train, [*moved, SceneRecord("val/9", "val", None, group="b")])
+    with pytest.raises(DataError, match="the scene 'train/002' is both .*; 2 groups are on both sides"):
+        require_disjoint(train, [train[2], train[0]])
+    unnamed = SceneRecord("val/8", "val", None)
+    require_disjoint(train, [unnamed])  # two scenes of unknown groups are not one
 
 
 def test_written_folds_are_splits_of_the_dataset(tmp_path: Path) -> None:

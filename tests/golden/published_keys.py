@@ -132,6 +132,32 @@ def oasis_generator(classes, channels, z_dim, kernel=3) -> Shapes:
     return shapes
 
 
+def linear(key, inputs, outputs, bias=True) -> Shapes:
+    return {f"{key}.weight": (outputs, inputs), **({f"{key}.bias": (outputs,)} if bias else {})}
+
+
+def norm(key, features) -> Shapes:
+    return {f"{key}.weight": (features,), f"{key}.bias": (features,)}
+
+
+def saig(width, depth, tokens, stem=(64, 128, 128, 256, 256, 512), qkv_bias=True) -> Shapes:
+    shapes: Shapes = {"pos_embed": (1, tokens, width)}
+    for i, (inputs, outputs) in enumerate(zip((3, *stem), stem, strict=False)):
+        shapes |= plain(f"patch_embed.conv_stem.{3 * i}", inputs, outputs, 3)
+        key = f"patch_embed.conv_stem.{3 * i + 1}"
+        shapes |= norm(key, outputs) | batch_norm(key, outputs)
+    shapes |= plain("patch_embed.conv_stem.18", stem[-1], width, 1) | norm("norm", width)
+    for i in range(depth):
+        shapes |= norm(f"blocks.{i}.norm1", width) | linear(f"blocks.{i}.attn.proj", width, width)
+        shapes |= linear(f"blocks.{i}.attn.qkv", width, 3 * width, qkv_bias)
+    return shapes
+
+
+def smd(tokens, hidden, outputs) -> Shapes:
+    inner = linear("linear1", tokens, hidden) | linear("linear2", hidden, tokens)
+    return inner | linear("linear3", tokens, outputs)
+
+
 def tensors(module: str, shapes: Shapes) -> dict[str, torch.Tensor]:
     """The golden cases' weights for these shapes, singular vectors included (see fill.py)."""
     state = {}

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines.errors import ArtifactError, ConfigError
+from pipelines.systems.crossview import published as crossview
 from pipelines.systems.oasis import published as oasis
 from pipelines.systems.resail import published as resail
 from pipelines.systems.spade import published as spade
@@ -102,6 +103,119 @@ def test_oasis_generator_with_and_without_noise(z_dim, kernel, said):
     network = oasis.load("G", state, config | ({"no_3dnoise": z_dim == 0} if said else {}))
     z = torch.randn(2, z_dim) if z_dim else None
     assert network(one_hot(2, 3, 32, 64), z).shape == (2, 3, 32, 64)
+
+
+SAIG = {"height": 32, "width": 64, "embed_dim": 12, "depth": 2, "num_heads": 3}
+STEM = (4, 6, 6, 8, 8, 10)
+
+
+def saig_state(tokens=8, **changed):
+    return keys.tensors("backbone", keys.saig(12, 2, tokens, STEM, **changed))
+
+
+def two_towers(inner="", heads=True):
+    """A checkpoint of both towers: their backbones, and their mixing heads under some name."""
+    state = {}
+    for prefix, tokens in (("model_grd.", 8), ("model_sat.", 4)):
+        state |= {f"{prefix}backbone.{key}": tensor for key, tensor in saig_state(tokens).items()}
+        head = keys.tensors("smd_head", keys.smd(tokens, 4 * tokens, 8)) if heads else {}
+        state |= {f"{prefix}{inner}{key}": tensor for key, tensor in head.items()}
+    return state
+
+
+TWO = SAIG | {"aerial_height": 32, "aerial_width": 32}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+def test_saig_of_other_widths(bias):
+    backbone = crossview.load("backbone", saig_state(qkv_bias=bias), SAIG | {"qkv_bias": bias})
+    assert not backbone.training
+    assert backbone(torch.randn(2, 3, 32, 64)).shape == (2, 8, 12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("hidden", "outputs"), [(None, 8), (5, 3)])
+def test_mixing_heads_of_other_widths(hidden, outputs):
+    state = keys.tensors("smd_head", keys.smd(8, hidden or 32, outputs))
+    head = crossview.load("smd_head", state, SAIG | {"smd_hidden": hidden, "smd_out": outputs})
+    assert head(torch.randn(2, 8, 12)).shape == (2, 12 * outputs)
+
+
+@torch.no_grad()
+def test_positions_of_a_square_grid_are_resized_and_its_classifier_left_out():
+    state = saig_state(tokens=9) | {"head.weight": torch.zeros(1000, 12), "head.bias": torch.zeros(1000)}
+    slope = torch.linspace(0, 2, 3)  # of the columns of the square grid
+    state["pos_embed"] = slope.repeat(3)[None, :, None].expand(1, 9, 12)
+    positions = crossview.load("backbone", state, SAIG).pos_embed.view(2, 4, 12)
+    assert torch.equal(positions[0], positions[1]) and (positions[0].diff(dim=0) > 0).all()
+    assert torch.allclose(positions.mean(), torch.tensor(1.0))
+    with pytest.raises(ArtifactError, match="10 positions"):
+        crossview.load("backbone", saig_state(tokens=10), SAIG)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("inner", ["", "smd."])
+def test_a_checkpoint_of_both_towers(inner):
+    towers = crossview.load("embedder", two_towers(inner), TWO)
+    for view, size in (("ground", (32, 64)), ("aerial", (32, 32))):
+        vectors = towers[view](torch.randn(2, 3, *size))
+        assert vectors.shape == (2, 96)
+        assert torch.allclose(vectors.norm(dim=1), torch.ones(2))
+    assert not torch.equal(towers["ground"].backbone.pos_embed[:, :4], towers["aerial"].backbone.pos_embed)
+
+
+@torch.no_grad()
+def test_a_checkpoint_of_both_towers_without_heads_averages():
+    towers = crossview.load("embedder", two_towers(heads=False), TWO)
+    assert towers["aerial"](torch.randn(2, 3, 32, 32)).shape == (2, 12)
+
+
+@torch.no_grad()
+def test_both_towers_begin_with_the_one_backbone_of_imagenet():
+    towers = crossview.load("embedder", saig_state(tokens=9), TWO)
+    weights = [towers[view].backbone.blocks[1].attn.qkv.weight for view in ("aerial", "ground")]
+    assert torch.equal(*weights) and weights[0] is not weights[1]
+
+
+def test_a_tensor_that_belongs_to_no_tower_is_named():
+    state = two_towers() | {"model_grd.extra.weight": torch.zeros(3)}
+    with pytest.raises(ArtifactError, match=r"1 unexpected: model_grd\.extra\.weight"):
+        crossview.load("embedder", state, TWO)
+
+
+def test_the_config_of_an_embedder():
+    state = keys.saig(384, 11, tokens=256)
+    both = {f"{prefix}backbone.{key}": torch.empty(shape) for key, shape in state.items() for prefix in GRD_SAT}
+    config = crossview.settings("embedder", both, {})
+    assert (config.backbone, config.head, config.aerial, config.ground) == ("saig-s", "gap", (256, 256), (128, 512))
+    both |= {
+        f"{prefix}{key}": torch.empty(shape) for key, shape in keys.smd(256, 1024, 8).items() for prefix in GRD_SAT
+    }
+    assert crossview.settings("embedder", both, {"depth": 22}).backbone == "saig-d"
+    assert crossview.settings("embedder", both, {}).head == "smd"
+    with pytest.raises(ConfigError, match="depth 7"):
+        crossview.settings("embedder", both, {"depth": 7})
+
+
+GRD_SAT = ("model_grd.", "model_sat.")
+
+
+@pytest.mark.parametrize("change", [{"height": 40}, {"width": 0}, {"num_heads": 5}, {"depth": 0}, {"patch_size": 8}])
+def test_wrong_values_of_saig_are_refused(change):
+    with pytest.raises(ConfigError):
+        crossview.load("backbone", saig_state(), SAIG | change)
+
+
+@pytest.mark.parametrize("part", ["backbone", "smd_head", "embedder"])
+def test_an_empty_file_of_saig_is_refused(part):
+    with pytest.raises(ArtifactError):
+        crossview.load(part, {}, SAIG)
+
+
+def test_an_unknown_part_of_saig_is_refused():
+    with pytest.raises(ConfigError, match="no part 'G'"):
+        crossview.load("G", {}, SAIG)
 
 
 def small_state():

@@ -12,18 +12,22 @@ import time
 from copy import deepcopy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from pipelines.artifact import locked
+from pipelines.data.scene import SceneRecord
 from pipelines.errors import ArtifactError, ConfigError, DataError, NumericalError
-from pipelines.systems.base import Sampling
+from pipelines.systems.base import Sampling, Sources
 from pipelines.train.checkpoint import read_weights
 from pipelines.train.loop import average
 from pipelines.train.run import open_weights, parse_reference
-from pipelines.train.sampler import Order, draws
-from tests.train.tiny import train_tiny
+from pipelines.train.sampler import Order, distinct_batches, draws
+from tests.train.tiny import SCHEMA, Tiny, TinyConfig, train_tiny
 
 SCRIPT = Path(__file__).with_name("tiny.py")
 ROOT = SCRIPT.parents[2]
@@ -213,6 +217,67 @@ def test_every_epoch_visits_every_example_once_and_ranks_share_a_batch() -> None
     joined = [d.scene_id for batch in draws(order, 4, 1, 0, 1, 0, 5) for d in batch]
     shares = [list(draws(order, 4, 1, rank, 2, 0, 5)) for rank in (0, 1)]
     assert [d.scene_id for pair in zip(*shares, strict=True) for half in pair for d in half] == joined
+
+
+@given(
+    groups=st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=30).filter(lambda g: len(set(g)) >= 3),
+    batch=st.integers(1, 3),
+    seed=st.integers(0, 5),
+)
+def test_no_batch_holds_a_group_twice_and_no_epoch_an_example(groups: list[str], batch: int, seed: int) -> None:
+    ids = [str(i) for i in range(len(groups))]
+    taken = distinct_batches(np.random.default_rng(seed).permutation(len(ids)), groups, batch)
+    assert len(set(taken.tolist())) == len(taken) > 0
+    assert len(taken) % batch == 0
+    for start in range(0, len(taken), batch):
+        assert len({groups[i] for i in taken[start : start + batch]}) == batch
+    # any that sat the epoch out could not have made another whole batch
+    left = [groups[i] for i in set(range(len(ids))) - set(taken.tolist())]
+    assert len(set(left)) < batch
+    order = Order(Sampling(ids, groups=groups), seed, batch)
+    forward = [order[p] for p in range(40)]
+    again = Order(Sampling(ids, groups=groups), seed, batch)
+    assert [again[p] for p in range(39, -1, -1)] == forward[::-1]  # a position is a scene, whatever was asked before
+
+
+def test_a_batch_larger_than_the_groups_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a batch of 3 needs as many groups, and there are 2"):
+        Order(Sampling(["1", "2", "3"], groups=["a", "b", "a"]), 0, batch=3)
+
+
+def test_validation_is_measured_and_logged_and_changes_nothing(tmp_path: Path) -> None:
+    plain = train_tiny(tmp_path / "plain", 5)
+    held_out = [SceneRecord("a", "val", None), SceneRecord("b", "val", None)]
+    measured = train_tiny(tmp_path / "measured", 5, sources=Sources(validation=held_out))
+    for name, net in plain.items():
+        for key, value in net.state_dict().items():
+            assert torch.equal(value, measured[name].state_dict()[key]), key
+    lines = [json.loads(line) for line in (tmp_path / "measured/metrics.jsonl").read_text().splitlines()]
+    values = {line["step"]: line["validation/bias"] for line in lines if "validation/bias" in line}
+    assert sorted(values) == [2, 4, 5]
+    assert values[5] == pytest.approx(float(measured["D"].bias.detach()), rel=1e-5)
+    assert all(line["validation/scenes"] == 2 for line in lines if "validation/scenes" in line)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    start = Tiny(TinyConfig(), SCHEMA).networks()["G"]
+    reached = [train_tiny(tmp_path / f"{clip}", 1, clip=clip)["G"] for clip in (None, 1e-9)]
+    moved = [
+        max(float((a - b).detach().abs().max()) for a, b in zip(net.parameters(), start.parameters(), strict=True))
+        for net in reached
+    ]
+    assert moved[0] == pytest.approx(1e-2, rel=0.01)  # Adam's first step is the learning rate
+    assert moved[1] < 2e-3  # unless the gradient is no larger than its epsilon
+
+
+def test_sharp_steps_differ_from_plain_ones_and_resume(tmp_path: Path) -> None:
+    plain, sharp = train_tiny(tmp_path / "plain", 4), train_tiny(tmp_path / "sharp", 4, rho=0.5)
+    assert any(not torch.equal(a, b) for a, b in zip(plain["G"].parameters(), sharp["G"].parameters(), strict=True))
+    calls = iter([False, True])
+    train_tiny(tmp_path / "parts", 4, rho=0.5, stop=lambda: next(calls))
+    train_tiny(tmp_path / "parts", 4, rho=0.5)
+    assert_equal_runs(tmp_path / "sharp", tmp_path / "parts")
 
 
 def test_references_name_a_run_and_perhaps_a_step() -> None:

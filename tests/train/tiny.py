@@ -35,6 +35,10 @@ class TinyConfig(Config):
     """A step whose loss is not a number."""
     broken: str | None = None
     """A scene that cannot be read."""
+    clip: float | None = None
+    """Largest gradient norm of G."""
+    rho: float | None = None
+    """Radius of G's sharpness-aware steps."""
 
 
 class Tiny:
@@ -46,7 +50,10 @@ class Tiny:
             train=Needs(),
             synthesize=Needs(),
             phases=(Phase("G", ("G",)), Phase("D", ("D",)), Phase("G2", ("G",), every=2, start=1)),
-            optimizers={"G": Adam(lambda step: 1e-2 / (1 + step)), "D": Adam(lambda step: 1e-2)},
+            optimizers={
+                "G": Adam(lambda step: 1e-2 / (1 + step), clip=config.clip, rho=config.rho),
+                "D": Adam(lambda step: 1e-2),
+            },
             averaged={"G": 0.9},
         )
 
@@ -83,6 +90,10 @@ class Tiny:
         scale = float("nan") if step == self.config.poison else 1.0
         return {"fit": scale * (fake - batch["image"]).square().mean(), "fool": -0.1 * nets["D"](fake).mean()}
 
+    def validate(self, nets: Networks, sources: Sources, device: torch.device) -> dict[str, float]:
+        assert not any(net.training for net in nets.values())
+        return {"scenes": float(len(sources.validation)), "bias": float(nets["D"].bias.detach())}
+
     def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
         return {"image": batch["image"], "output": nets["G"](batch["image"])}
 
@@ -98,6 +109,8 @@ def train_tiny(
     broken: str | None = None,
     stop: Stop = lambda: False,
     workers: int = 0,
+    sources: Sources | None = None,
+    **model: float,
 ) -> dict[str, nn.Module]:
     """Train, or resume, and return the networks as they are after it."""
 
@@ -106,10 +119,10 @@ def train_tiny(
         train: LoopConfig
 
     config = TinyRun(
-        model=TinyConfig(poison=poison, broken=broken),
+        model=TinyConfig(poison=poison, broken=broken, **model),
         train=LoopConfig(steps=steps, batch=batch, accumulate=accumulate),
     )
-    log = LogConfig(every=1, samples_every=100, checkpoint_every=every, workers=workers)
+    log = LogConfig(every=1, samples_every=100, validate_every=2, checkpoint_every=every, workers=workers)
     runtime = make_runtime("cpu", "fp32", 0)
     tiny = Tiny(config.model, SCHEMA)
     torch.manual_seed(0)
@@ -119,7 +132,8 @@ def train_tiny(
     if runtime.rank == 0:
         run.begin()
     runtime.barrier()
-    train(tiny, tiny.plan(config.model, SCHEMA, steps), Sources(), {}, nets, config.train, log, run, runtime, stop)
+    plan = tiny.plan(config.model, SCHEMA, steps)
+    train(tiny, plan, sources or Sources(), {}, nets, config.train, log, run, runtime, stop)
     return nets
 
 

@@ -15,6 +15,7 @@ from pipelines.data.toy.write import LICENCE, draw_all, write_json, write_png
 from pipelines.errors import ConfigError
 
 _SOURCES = {"panorama": "toy_pano", "perspective": "toy_persp"}
+_MAX_SIZE = 4096  # OpenCV resamples no picture beyond 32,767 pixels, the four faces of a panorama side by side
 _UNITS = (
     "meters and radians; x east, y north, z up, in the world of each place alone; up: heading at the top of the aerial "
     "image, from north to east; heading: of the middle of the street image, from the top of the aerial image to its "
@@ -42,10 +43,10 @@ def write_pairs(
     ArtifactError if out exists, ConfigError for bad counts, EnvironmentFault where the disk is full, a drawing
     process dies or another one writes to out.
     """
-    if min(train, val, seed) < 0 or train + val < 1 or size < 16 or size % 2 or jobs < 1:
+    if min(train, val, seed) < 0 or train + val < 1 or not 16 <= size <= _MAX_SIZE or size % 2 or jobs < 1:
         raise ConfigError(
             f"cannot draw {train} + {val} places of {size}x{size} pixels from seed {seed} with {jobs} jobs",
-            fix="seed and counts from 0, at least one place, an even size from 16 pixels, one job",
+            fix=f"seed and counts from 0, at least one place, an even size from 16 to {_MAX_SIZE} pixels, one job",
         )
     if not kinds or not set(kinds) <= set(STREET_KINDS):
         raise ConfigError(f"cannot draw street views {', '.join(kinds)!r}", fix=f"some of {', '.join(STREET_KINDS)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipelines.config import Config
+from pipelines.systems.crossview.networks import doublings
 from pipelines.train.schedule import Ttur
 
 Size = tuple[int, int]
@@ -14,12 +15,15 @@ View = Literal["aerial", "ground"]
 
 
 class Sizes(Config):
-    """Height and width of each view: powers of two times the smallest map that the networks reach, 4 on its short side."""
+    """Height and width of each view, powers of two, since the networks double and halve."""
 
     aerial: Size = (256, 256)
     """Of the view from above."""
     ground: Size = (128, 512)
     """Of the view from the street."""
+
+    def of(self, view: str) -> Size:
+        return self.aerial if view == "aerial" else self.ground
 
     @field_validator("aerial", "ground")
     @classmethod
@@ -37,6 +41,9 @@ class Widths(Config):
     ground: tuple[int, ...] = (512, 512, 256, 128, 64)
     """From 4x16 to 128x512."""
 
+    def of(self, view: str) -> tuple[int, ...]:
+        return self.aerial if view == "aerial" else self.ground
+
 
 class CrossviewWeights(Config):
     """Weights of the loss terms, all of them our inference; a weight of 0 leaves the term out."""
@@ -50,9 +57,9 @@ class CrossviewWeights(Config):
     identity: float = Field(1.0, ge=0)
     """One minus the cosine of the embeddings of the fake and of a real view of the place."""
     diversity: float = Field(1.0, ge=0)
-    """Reward for distance between two fakes of one source at the first step; it falls linearly to 0 over the training."""
+    """Reward for the distance of two fakes of one source at the first step; falls linearly to 0 over the training."""
     low_resolution: float = Field(0.0, ge=0)
-    """Distance of a small image, read off after the structure blocks, to the target at that size (1 where it is used)."""
+    """Distance of a small image, read off after the structure blocks, to the target at that size (1 where used)."""
     penalty: float = Field(2.0, ge=0)
     """Gradient penalty of the discriminator on real matching pairs, the sixth power of the norm (DF-GAN's value)."""
 
@@ -104,6 +111,8 @@ class CrossviewConfig(Config):
     """Whether a fake should have the embedding of the real target, or that of its source under the source's tower."""
     diversity: Literal["distance", "mode_seeking"] = "distance"
     """Reward the distance of two fakes, or the ratio of the distances of their noise and of themselves."""
+    rotate: Literal["none", "quarters", "any"] = "none"
+    """Turn a panorama and its aerial image together, by quarters of a circle or any angle; perspectives stay."""
     fakes: Literal["fresh", "shared"] = "fresh"
     """D steps first, on a fake of its own; or after G, on the fake that G was trained with, which saves a pass of G."""
     average: float = Field(0.999, ge=0, lt=1)
@@ -112,6 +121,22 @@ class CrossviewConfig(Config):
     """Weights of the loss terms."""
     optimizer: Ttur = Ttur()
     """Adam for G and D."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.rotate != "none" and self.sizes.aerial[0] != self.sizes.aerial[1]:
+            raise ValueError("only square aerial images can be turned: set rotate: none, or a square aerial size")
+        if self.circular and self.target == "aerial":
+            raise ValueError("an aerial view does not go on at its other edge: set circular: false")
+        blocks, needed = len(self.widths.of(self.target)), doublings(self.size)
+        if blocks != needed:
+            raise ValueError(f"{needed} blocks make images of {self.size}, not {blocks}: set widths.{self.target}")
+        if self.structure > blocks or (self.weights.low_resolution and not self.structure):
+            raise ValueError(f"{self.structure} of {blocks} blocks cannot paint structure")
+        weights = self.weights
+        if not (weights.adversarial or weights.reconstruction or weights.perceptual or weights.identity):
+            raise ValueError("with all of these weights at 0 there is nothing to train")
+        return self
 
     @property
     def source(self) -> View:
@@ -124,7 +149,7 @@ class CrossviewConfig(Config):
     @property
     def size(self) -> Size:
         """(h, w) of the images that are made."""
-        return getattr(self.sizes, self.target)
+        return self.sizes.of(self.target)
 
     @property
     def needs_embedder(self) -> bool:

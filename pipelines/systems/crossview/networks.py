@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -34,7 +35,7 @@ def doublings(size: Size) -> int:
 
 
 def noise_maps(size: Size) -> list[Size]:
-    """(h, w) of the noise that each convolution of the generator's blocks adds, two to a block, for images of `size`."""
+    """(h, w) of the noise that each convolution of the generator's blocks adds, two to a block, for a `size`."""
     return [(size[0] >> up, size[1] >> up) for up in reversed(range(doublings(size))) for _ in range(2)]
 
 
@@ -104,10 +105,11 @@ class AttentionalAdaIN(nn.Module):
     def __init__(self, features: int, style: int, embedding: int, hidden: int, blend: Blend) -> None:
         super().__init__()
         self.affine = nn.Linear(style, 2 * features)
-        self.of_embedding = nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU(), nn.Linear(hidden, 2 * features))
+        last = nn.Linear(hidden, 2 * features)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.of_embedding = nn.Sequential(nn.Linear(embedding, hidden), nn.ReLU(), last)
         self.blend = blend
-        nn.init.zeros_(self.of_embedding[-1].weight)
-        nn.init.zeros_(self.of_embedding[-1].bias)
 
     def forward(self, x: Tensor, w: Tensor, c: Tensor, m: Tensor) -> Tensor:
         """x: (n, features, h, w). m: (n, 1, h, w), or 1x1 where it is the same everywhere."""
@@ -219,7 +221,7 @@ class TextureBlock(nn.Module):
         small: tuple[Tensor, ...] = (w,)
         large: tuple[Tensor, ...] = (w,)
         if not self.plain:
-            m = strength * (x.new_ones(1, 1, 1, 1) if self.region is None else self.region(x, embedded))
+            m = strength * (x.new_ones(1, 1, *x.shape[2:]) if self.region is None else self.region(x, embedded))
             small, large = (w, c, m), (w, c, doubled(m))
         main = doubled(activated(self.norm1(x, *small)))
         main = self.noise1(self.conv1(main), noise[0])
@@ -237,10 +239,7 @@ class Mapping(nn.Module):
     def __init__(self, embedding: int, z_dim: int, style: int, layers: int = 4) -> None:
         super().__init__()
         widths = [embedding + z_dim, *[style] * layers]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
-        for layer in self.layers:
-            nn.init.kaiming_normal_(layer.weight, SLOPE)
-            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(_he_linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, c: Tensor, z: Tensor) -> Tensor:
         """z of zeros stays zeros: the mean image."""
@@ -248,6 +247,13 @@ class Mapping(nn.Module):
         for layer in self.layers:
             w = activated(layer(w))
         return w
+
+
+def _he_linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs)
+    nn.init.kaiming_normal_(layer.weight, SLOPE)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def bring(embedding: int, projected: int | None) -> nn.Module:
@@ -374,7 +380,7 @@ class OneWayDiscriminator(nn.Module):
         self.project = bring(embedding, projected)
         widths = [min(ndf * 2**i, most) for i in range(doublings(size) + 1)]
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.blocks = nn.ModuleList(HalvingBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(HalvingBlock(a, b) for a, b in pairwise(widths))
         self.joint = nn.Conv2d(widths[-1] + (projected or embedding), 2 * ndf, 3, padding=1, bias=False)
         self.logit = nn.Conv2d(2 * ndf, 1, LEAST, bias=False)
 
@@ -401,9 +407,7 @@ class PlainEncoder(nn.Module):
         super().__init__()
         ways = doublings(size)
         widths = [3, *(width * min(2**i, 8) for i in range(ways))]
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise(widths))
         self.last = nn.Linear(widths[-1] * (size[0] >> ways) * (size[1] >> ways), embedding)
 
     def forward(self, image: Tensor) -> Tensor:

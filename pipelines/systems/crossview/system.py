@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from pipelines.data.augment import image_tensor, resize_image
 from pipelines.data.scene import Schema
+from pipelines.embed.pairs import VIEWS, has_both, place_of, turn_pair
+from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError
 from pipelines.systems.base import (
     Batch,
@@ -32,13 +34,20 @@ from pipelines.systems.crossview.networks import (
     CrossviewGenerator,
     OneWayDiscriminator,
     PlainEncoder,
-    doublings,
     noise_maps,
     scaled,
 )
 
 EMBEDDER = "embedder-crossview"
-VIEWS = ("aerial", "ground")
+
+
+def tower_of(frozen: Frozen, view: View) -> Tower:
+    """The frozen embedder's tower for a view."""
+    towers = frozen["embedder"]
+    assert isinstance(towers, nn.ModuleDict)
+    tower = towers[view]
+    assert isinstance(tower, Tower)
+    return tower
 
 
 class Crossview:
@@ -51,11 +60,10 @@ class Crossview:
     def plan(cls, config: CrossviewConfig, schema: Schema, steps: int) -> Plan:
         makers = ("G", "E") if config.encoder == "trainable" else ("G",)
         adam_g, adam_d = config.optimizer.generator(steps), config.optimizer.discriminator(steps)
-        phases, optimizers = (Phase("G", makers),), dict.fromkeys(makers, adam_g)
+        phases, optimizers = [Phase("G", makers)], dict.fromkeys(makers, adam_g)
         if config.weights.adversarial:
             # in fp32, since the gradient penalty is a sixth power
-            judging = Phase("D", ("D",), precision="fp32")
-            phases = (judging, *phases) if config.fakes == "fresh" else (*phases, judging)
+            phases.insert(0 if config.fakes == "fresh" else 1, Phase("D", ("D",), precision="fp32"))
             optimizers["D"] = adam_d
         embedder = {"embedder": EMBEDDER}
         return Plan(
@@ -63,7 +71,7 @@ class Crossview:
             synthesize=Needs(
                 fields=(), views=(config.source,), frozen=embedder if config.encoder == "retrieval" else {}
             ),
-            phases=phases,
+            phases=tuple(phases),
             optimizers=optimizers,
             averaged=dict.fromkeys(makers, config.average) if config.average else {},
             perceptual=config.weights.perceptual > 0,
@@ -71,31 +79,14 @@ class Crossview:
 
     def __init__(self, config: CrossviewConfig, schema: Schema) -> None:
         self.config, self.schema = config, schema
-        self.widths: tuple[int, ...] = getattr(config.widths, config.target)
         self.noise_length = sum(h * w for h, w in noise_maps(config.size))
-        h, w = config.size
-        if len(self.widths) != doublings(config.size):
-            raise ConfigError(
-                f"a {config.target} view of {h}x{w} needs {doublings(config.size)} blocks, not {len(self.widths)}",
-                where=f"model.widths.{config.target}",
-                fix="give one width per doubling of a map of 4 pixels on its short side",
-            )
-        if config.structure > len(self.widths) or (config.weights.low_resolution and not config.structure):
-            raise ConfigError(
-                f"{config.structure} of {len(self.widths)} blocks cannot paint structure", where="model.structure"
-            )
-        if config.circular and config.target == "aerial":
-            raise ConfigError("an aerial view does not go on at its other edge", where="model.circular")
-        weights = config.weights
-        if not any((weights.adversarial, weights.reconstruction, weights.perceptual, weights.identity)):
-            raise ConfigError("with every weight of G at 0 there is nothing to train", where="model.weights")
 
     def networks(self) -> dict[str, nn.Module]:
         c = self.config
         nets: dict[str, nn.Module] = {
             "G": CrossviewGenerator(
                 c.embedding,
-                self.widths,
+                c.widths.of(c.target),
                 size=c.size,
                 structure=c.structure,
                 blocks=c.blocks,
@@ -115,14 +106,14 @@ class Crossview:
                 c.embedding, c.size, c.ndf, c.ndf_most, projected=c.projected, alpha=c.alpha_d
             )
         if c.encoder == "trainable":
-            nets["E"] = PlainEncoder(getattr(c.sizes, c.source), c.encoder_width, c.embedding)
+            nets["E"] = PlainEncoder(c.sizes.of(c.source), c.encoder_width, c.embedding)
         return nets
 
     def check(self, frozen: Frozen) -> None:
-        """The embedder must have both views, and vectors of the length that the networks are built for."""
-        if not self.config.needs_embedder or self.config.encoder == "trainable":
+        """The embedder's vectors must have the length that the networks are built for."""
+        if self.config.encoder == "trainable":
             return
-        tower = self._tower(frozen, self.config.source)
+        tower = tower_of(frozen, self.config.source)
         found = tower.width if self.config.conditioning == "pooled" else tower.dimension
         if found != self.config.embedding:
             raise ConfigError(
@@ -132,19 +123,19 @@ class Crossview:
             )
 
     def sampling(self, sources: Sources) -> Sampling:
-        """Every place that has both views; a batch holds no place twice, since its neighbors serve as mismatches."""
-        paired = [record for record in sources.records if all(view in record.views for view in VIEWS)]
-        return Sampling([record.id for record in paired], groups=[record.group or record.id for record in paired])
+        """Every pair; a batch holds no place twice, since it is the mismatch of its neighbor."""
+        pairs = [record for record in sources.records if has_both(record)]
+        return Sampling([record.id for record in pairs], groups=[place_of(record) for record in pairs])
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
         assert sources.dataset is not None
-        record, dataset = sources.record(scene_id), sources.dataset
-        source, target = (dataset.read_view(record, view) for view in (self.config.source, self.config.target))
-        example = {
-            "source": self._view_tensor(source, self.config.source),
-            "target": self._view_tensor(target, self.config.target),
-            **self._noise(rng),
-        }
+        record = sources.record(scene_id)
+        views = {view: self._sized(sources.dataset.read_view(record, view), view) for view in VIEWS}
+        if self.config.rotate != "none" and str(record.extra.get("street_kind", "")).startswith("panorama"):
+            turn = float(rng.integers(4)) / 4 if self.config.rotate == "quarters" else rng.random()
+            views["ground"], views["aerial"] = turn_pair(views["ground"], views["aerial"], turn)
+        source, target = (image_tensor(views[view]) for view in (self.config.source, self.config.target))
+        example = {"source": source, "target": target, **self._noise(rng)}
         if self.config.weights.diversity:
             example |= {f"other_{name}": noise for name, noise in self._noise(rng).items()}
         return example
@@ -222,7 +213,7 @@ class Crossview:
         noise = self._noise(rng)
         if options.mean:
             noise = {name: torch.zeros_like(values) for name, values in noise.items()}
-        return {"source": self._view_tensor(item.photo, self.config.source), **noise}
+        return {"source": image_tensor(self._sized(item.photo, self.config.source)), **noise}
 
     def synthesize(self, nets: Networks, frozen: Frozen, batch: Batch, options: CrossviewOptions) -> Synthesis:
         c = self.condition(nets, frozen, batch["source"])
@@ -238,16 +229,12 @@ class Crossview:
 
     def _embed(self, frozen: Frozen, view: View, images: Tensor) -> Tensor:
         """(n, d) unit vectors of views; a gradient goes through the tower to the images."""
-        tower = self._tower(frozen, view)
+        tower, images = tower_of(frozen, view), images.float()  # resizing knows no bf16
         return tower.pooled(images) if self.config.conditioning == "pooled" else tower(images)
 
-    def _tower(self, frozen: Frozen, view: View) -> Any:
-        """The embedder's network for a view; an embedder of one network has it for both."""
-        embedder = frozen["embedder"]
-        return embedder[view] if isinstance(embedder, nn.ModuleDict) else embedder
-
-    def _view_tensor(self, image: np.ndarray, view: View) -> Tensor:
-        return image_tensor(resize_image(image, getattr(self.config.sizes, view)))
+    def _sized(self, image: np.ndarray, view: str) -> np.ndarray:
+        """(h, w, 3) uint8 at the size of the view."""
+        return resize_image(image, self.config.sizes.of(view))
 
     def _noise(self, rng: np.random.Generator) -> dict[str, Tensor]:
         """z of the mapping network, and the noise maps of the layers one after the other."""

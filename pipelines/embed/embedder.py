@@ -1,0 +1,79 @@
+"""Embedder: a trained network that maps images to unit vectors, with the weights that it is pinned to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipelines.data.augment import image_tensor, resize_image
+from pipelines.embed.tower import Tower
+from pipelines.errors import ConfigError, NumericalError
+from pipelines.train.run import Weights
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """What a run of `rgs train embedder` maps images with.
+
+    kind: «crossview», whose views are «aerial» and «ground», or «pieces», whose one view is «piece». towers: by view,
+    in eval mode. dimension: numbers in a vector. gate: «category» where only pieces of one class may be neighbors.
+    label: how a person calls it. weights: the step of the run, pinned by its sha256.
+    """
+
+    kind: Literal["crossview", "pieces"]
+    towers: Mapping[str, Tower]
+    dimension: int
+    label: str
+    weights: Weights
+    metric: Literal["cosine"] = "cosine"
+    gate: Literal["none", "category"] = "none"
+
+    @property
+    def sha256(self) -> str:
+        return self.weights.sha256
+
+    def embed(
+        self, images: Iterable[np.ndarray], view: str, batch: int = 64, device: torch.device | str = "cpu"
+    ) -> np.ndarray:
+        """(n, dimension) float32 unit vectors of images (h, w, 3) uint8 of any sizes; at most `batch` are held at once.
+
+        Raises ConfigError for a view that it does not have, NumericalError for a vector that is not finite.
+        """
+        return embed_images(self.tower(view), images, batch, device, self.label)
+
+    def tower(self, view: str) -> Tower:
+        if view not in self.towers:
+            raise ConfigError(f"{self.label} embeds no {view} images", fix=f"its views: {', '.join(self.towers)}")
+        return self.towers[view]
+
+
+@torch.inference_mode()
+def embed_images(
+    tower: Tower, images: Iterable[np.ndarray], batch: int, device: torch.device | str, label: str
+) -> np.ndarray:
+    """(n, dimension) float32: what `Embedder.embed` does, with a tower in eval mode; label names it in errors."""
+    tower.to(device)
+    found = [np.empty((0, tower.dimension), np.float32)]
+    for part in batched(images, batch):
+        tensors = torch.stack([image_tensor(resize_image(image, tower.size)) for image in part])
+        vectors = tower(tensors.to(device)).float().cpu().numpy()
+        if not np.isfinite(vectors).all():
+            first = sum(map(len, found)) + int((~np.isfinite(vectors)).any(axis=1).argmax())
+            raise NumericalError(
+                f"{label} gives image {first} (counted from 0) a vector that is not finite",
+                fix="train it again with a lower learning rate, or use weights of an earlier step (RUN@STEP)",
+            )
+        found.append(vectors)
+    return np.concatenate(found)
+
+
+def batched(images: Iterable[np.ndarray], batch: int) -> Iterator[list[np.ndarray]]:
+    """Lists of `batch` images, the last one shorter."""
+    coming = iter(images)
+    while part := list(islice(coming, batch)):
+        yield part

@@ -1,0 +1,366 @@
+"""The part of rgs eval that asks embedders about images made from another view of a place.
+
+Correspondence: is the place of an output found by it, among the photos that the outputs were made from, and among the
+real images of the other view? An embedder that the generator was trained against flatters it: its numbers are marked
+and stand behind those of independent ones. Diversity and repetition are measured in independent embedders' vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines import weights as published
+from pipelines.artifact import Artifact
+from pipelines.data.augment import resize_image
+from pipelines.data.pixels import read_image
+from pipelines.embed.embedder import Embedder
+from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
+from pipelines.metrics import diversity, perceptual
+from pipelines.metrics.intervals import Interval, bootstrap, sums_by_layout
+from pipelines.metrics.recall import permutation_p, rank, wilson
+from pipelines.metrics.samples import Reference, Sample
+from pipelines.metrics.scores import OWN, Context, JudgeName, NotComputed, Score, weights_text
+from pipelines.progress import Progress
+from pipelines.stages.embedders import open_embedder
+from pipelines.stages.evaluate_bank import Findings, Subject
+from pipelines.stages.evaluate_embedder import trained_places
+from pipelines.stages.evaluate_judge import helped_to_train
+from pipelines.train.run import Weights
+
+MOST_PAIRS = {"cosine": 100_000, "lpips": 500}
+"""Pairs of images of different places that distances are measured of."""
+
+DEFINITIONS = {
+    "r@1": "query: the output; gallery: the photos that the outputs were made from",
+    "r@1_target": "query: the output; gallery: the real images that it should resemble",
+}
+
+
+@dataclass(frozen=True)
+class Witness:
+    """An embedder that says something of samples. view: theirs. own: the generator was trained against it."""
+
+    embedder: Embedder
+    view: str
+    own: bool
+
+    @property
+    def name(self) -> JudgeName:
+        return JudgeName(self.weights.run.name, self.embedder.sha256[:8], self.own, "embedder")
+
+    @property
+    def weights(self) -> Weights:
+        return self.embedder.weights
+
+    def extractor(self, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+        """Images (n, h, w, 3) uint8 to their vectors (n, d)."""
+        return lambda images: self.embedder.embed(images, self.view, device=device)
+
+
+def open_witness(reference: str, samples: Artifact) -> Witness:
+    """An embedder by its run. Raises ConfigError when the samples are of no view, or it does not know their views."""
+    embedder = open_embedder(reference)
+    views = [samples.statistics.get(key) for key in ("target_view", "source_view")]
+    if None in views:
+        raise ConfigError(
+            "an embedder is asked about images made from another view; these samples were made from layouts",
+            where=reference,
+            fix="leave it out, or give features of a segmenter: --features segmenter:RUN",
+        )
+    if not set(views) <= embedder.towers.keys():
+        raise ConfigError(f"{embedder.label} embeds {', '.join(embedder.towers)}, not {' and '.join(map(str, views))}")
+    own = helped_to_train(samples, embedder.sha256, embedder.weights.manifest)
+    return Witness(embedder, str(views[0]), own)
+
+
+def open_witnesses(references: Sequence[str], samples: Artifact) -> list[Witness]:
+    """The embedders to ask, independent ones first. Raises ConfigError when two have one name."""
+    witnesses = [open_witness(reference, samples) for reference in references]
+    labels = [witness.name.label for witness in witnesses]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ConfigError(f"two embedders are named {twice[0]!r}", where="--embedder", fix="rename a run's folder")
+    return sorted(witnesses, key=lambda witness: witness.own)
+
+
+def lacking_witness(samples: Artifact, witnesses: Sequence[Witness]) -> list[NotComputed]:
+    """What was not asked for, and how to."""
+    if "target_view" not in samples.statistics:
+        return []
+    independent = any(not witness.own for witness in witnesses)
+    missing = [] if independent else [NotComputed("r@1", "needs an independent embedder (--embedder)")]
+    return (
+        missing if independent else [*missing, NotComputed("diversity", "needs an independent embedder (--embedder)")]
+    )
+
+
+def look_at_views(
+    witnesses: Sequence[Witness],
+    subject: Subject,
+    context: Context,
+    net: perceptual.Net,
+    weights: Path | None,
+    device: torch.device,
+    progress: Progress,
+) -> Findings:
+    """Correspondence by every embedder, diversity by the independent ones, and by LPIPS where its weights are."""
+    made = Findings()
+    if "target_view" not in subject.artifact.statistics:
+        return made
+    rows: list[dict[str, Any]] = []
+    for witness in witnesses:
+        seen = _embed(witness, subject, context, device, progress)
+        for name in DEFINITIONS:
+            found = correspondence(name, witness, seen, subject, context)
+            if isinstance(found, NotComputed):
+                made.missing.append(found)
+            else:
+                made.scores.append(found)
+                rows.append(_row(name, witness, found))
+        if not witness.own:
+            made.add(_diversity(witness, seen, context))
+    if len(subject.samples) > context.layouts:
+        made.add(_lpips_diversity(subject, context, net, weights, device))
+    if rows:
+        made.sections["correspondence"] = rows
+    return made
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """outputs: (n, d) of each sample. sources, reals: (layouts, d) of the distinct photos and real images.
+
+    Of each source: alike, the number of its photo among those that differ; alike_real, of its real image; stratum, the
+    gallery that it is in.
+    """
+
+    outputs: np.ndarray
+    sources: np.ndarray
+    reals: np.ndarray | None
+    alike: np.ndarray
+    alike_real: np.ndarray
+    stratum: np.ndarray
+
+
+def _embed(witness: Witness, subject: Subject, context: Context, device: torch.device, progress: Progress) -> Vectors:
+    source_view = str(subject.artifact.statistics["source_view"])
+    firsts = _firsts(subject.samples, context)
+    total = len(subject.samples) + len(firsts) * (1 if subject.reference is None else 2)
+    done = 0
+    prints: list[str] = []
+
+    def read(read_one: Callable[[Sample], np.ndarray], samples: Sequence[Sample]) -> Iterator[np.ndarray]:
+        nonlocal done
+        for sample in samples:
+            image = read_one(sample)
+            prints.append(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest())
+            yield image
+            done += 1
+            progress(f"embedding by {witness.name.run}", done, total)
+
+    def embed(read_one: Callable[[Sample], np.ndarray], samples: Sequence[Sample], view: str) -> np.ndarray:
+        prints.clear()
+        return witness.embedder.embed(read(read_one, samples), view, device=device)
+
+    outputs = embed(lambda sample: read_image(sample.image), subject.samples, witness.view)
+    sources = embed(_read_photo, firsts, source_view)
+    alike = _numbers(prints)
+    reals, alike_real = None, np.arange(len(firsts))
+    reference = subject.reference
+    if reference is not None:
+        reals = embed(lambda sample: reference.read(sample.source), firsts, witness.view)
+        alike_real = _numbers(prints)
+    return Vectors(outputs, sources, reals, alike, alike_real, _strata(reference, firsts))
+
+
+def _read_photo(sample: Sample) -> np.ndarray:
+    if sample.photo is None:
+        raise ArtifactError("the sample has no photo that it was made from", where=sample.image)
+    return read_image(sample.photo)
+
+
+def _firsts(samples: Sequence[Sample], context: Context) -> list[Sample]:
+    """The first sample of each source, in the order of the layouts of the context."""
+    return [samples[i] for i in np.unique(context.owners, return_index=True)[1]]
+
+
+def _numbers(prints: Sequence[str]) -> np.ndarray:
+    """(n,) equal numbers for equal prints, counted from 0 in order."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(text, len(known)) for text in prints], np.int64)
+
+
+def _strata(reference: Reference | None, firsts: Sequence[Sample]) -> np.ndarray:
+    """(layouts,) the number of each one's source of data: places are told apart within a source."""
+    records = {} if reference is None else reference.records
+    return _numbers([records[s.source].domain if s.source in records else "" for s in firsts])
+
+
+def correspondence(
+    name: str, witness: Witness, seen: Vectors, subject: Subject, context: Context
+) -> Score | NotComputed:
+    """The share of outputs whose own place is found first, with that of real images and of chance.
+
+    Each gallery is of one source of data and holds equal pictures once. on_real: of real images in place of the
+    outputs.
+    """
+    full = f"{name}[{witness.name.label}]"
+    gallery, alike = (seen.sources, seen.alike) if name == "r@1" else (seen.reals, seen.alike_real)
+    if gallery is None:
+        return NotComputed(full, "needs reference images (--reference)")
+    found = _ask(seen.outputs, context.owners, gallery, alike, seen.stratum)
+    ceiling = None
+    if seen.reals is not None:
+        ceiling = _ask(seen.reals, np.arange(context.layouts), gallery, alike, seen.stratum)
+    hits = found.against
+    interval = _interval(hits, context)
+    chance = float(found.chance.mean())
+    own: dict[str, Any] = {
+        "variant": "share of queries whose own place has the highest cosine, ties against the query; "
+        f"{DEFINITIONS[name]}, of the same source of data, equal pictures once",
+        "features": witness.name.label,
+        "features weights": witness.name.weights,
+        "gallery": len(np.unique(alike)),
+        "chance": f"{chance:.4g}, what shuffled outputs reach",
+        "permutation p": f"{permutation_p(found.top, found.wanted, found.strata, seed=context.seed):.4g}",
+        "library": f"numpy {np.__version__}",
+    }
+    return Score(
+        full,
+        f"R@1 by {witness.name.run}, {'from the other view' if name == 'r@1' else 'among real images'}",
+        float(hits.mean()),
+        "higher",
+        context.protocol(interval, **own),
+        on_real=None if ceiling is None else float(ceiling.against.mean()),
+        per_image=hits.astype(float).tolist(),
+        warning=_warning(witness, found, subject),
+        interval=interval.ends,
+    )
+
+
+@dataclass(frozen=True)
+class Answers:
+    """By query: hits with ties against it and for it, the chance of one, and what was found and wanted where."""
+
+    against: np.ndarray
+    generous: np.ndarray
+    chance: np.ndarray
+    top: np.ndarray
+    wanted: np.ndarray
+    strata: np.ndarray
+
+
+def _ask(
+    queries: np.ndarray, owners: np.ndarray, gallery: np.ndarray, alike: np.ndarray, stratum: np.ndarray
+) -> Answers:
+    """Each query among the distinct pictures of its stratum; owners: (q,) the source of each."""
+    answers = Answers(*(np.zeros(len(queries), kind) for kind in (bool, bool, float, np.int64, np.int64, np.int64)))
+    for number in np.unique(stratum):
+        members = np.flatnonzero(stratum == number)
+        items, first = np.unique(alike[members], return_index=True)
+        asked = np.flatnonzero(stratum[owners] == number)
+        wanted = alike[owners[asked]]
+        ranks = rank(queries[asked], gallery[members[first]], np.searchsorted(items, wanted))
+        answers.against[asked], answers.generous[asked] = ranks.hits(1), ranks.hits(1, "for")
+        answers.chance[asked] = ranks.own / ranks.candidates
+        answers.top[asked] = np.where(ranks.top < 0, -1, items[ranks.top])
+        answers.wanted[asked], answers.strata[asked] = wanted, number
+    return answers
+
+
+def _interval(hits: np.ndarray, context: Context) -> Interval:
+    """Wilson's where every source has one output, which has ends at a share of 0 too; else a bootstrap of sources."""
+    if len(hits) == context.layouts:
+        return Interval(wilson(int(hits.sum()), len(hits)), f"95 %, Wilson, {len(hits)} queries")
+    rows = sums_by_layout(np.stack([hits, np.ones_like(hits)], axis=1), context.owners, context.layouts)
+    return bootstrap(rows, lambda sums: sums[:, 0] / sums[:, 1], context.seed)
+
+
+def _warning(witness: Witness, found: Answers, subject: Subject) -> str | None:
+    reasons = [OWN["embedder"]] if witness.own else []
+    if (found.against != found.generous).any():
+        mine, theirs = found.against.mean(), found.generous.mean()
+        reasons.append(f"ties decide: {mine:.1%} with ties against the query, {theirs:.1%} by the published rule")
+    records = {} if subject.reference is None else subject.reference.records
+    known = {r.group or r.id for r in records.values()} & trained_places(witness.weights.run)
+    if known:
+        reasons.append(f"the embedder was trained on {len(known)} of these places")
+    return "; ".join(reasons) or None
+
+
+def _row(name: str, witness: Witness, score: Score) -> dict[str, Any]:
+    """A row of the page's table of correspondence."""
+    return {
+        "score": score.name,
+        "embedder": witness.embedder.label,
+        "weights": witness.name.weights,
+        "own": witness.own,
+        "definition": DEFINITIONS[name],
+        "value": score.value,
+        "interval": None if score.interval is None else list(score.interval),
+        "ceiling": score.on_real,
+        "chance": score.protocol["chance"],
+        "p": score.protocol["permutation p"],
+        "warning": score.warning,
+    }
+
+
+def _diversity(witness: Witness, seen: Vectors, context: Context) -> Findings:
+    label = witness.name.label
+    own: Mapping[str, Any] = {
+        "features": f"cosine distance of the {witness.view} vectors of {label}",
+        "features weights": witness.name.weights,
+        "library": f"numpy {np.__version__}",
+    }
+    reals = None if seen.reals is None else diversity.cosine(seen.reals)
+    ruler = diversity.Ruler(
+        label, witness.name.run, diversity.cosine(seen.outputs), reals, None, MOST_PAIRS["cosine"], own
+    )
+    scores, missing = diversity.diversity_scores(ruler, context)
+    if seen.reals is not None:
+        found = diversity.cluster_score(label, witness.name.run, seen.outputs, seen.reals, context, own)
+        (scores if isinstance(found, Score) else missing).append(found)  # type: ignore[arg-type]
+    return Findings(scores, missing)
+
+
+def _lpips_diversity(
+    subject: Subject, context: Context, net: perceptual.Net, weights: Path | None, device: torch.device
+) -> Findings:
+    """Diversity by LPIPS; not computed where its weights are not on this machine."""
+    name, file = ("lpips" if net == "alex" else f"lpips-{net}"), perceptual.lpips_file(net)
+    try:
+        found = published.resolve(file, weights)
+    except EnvironmentFault as error:
+        return Findings(missing=[NotComputed(f"diversity[{name}]", error.what)])
+    distance = perceptual.lpips(net, found, device)
+
+    def between(read_one: Callable[[Sample], np.ndarray], samples: Sequence[Sample]) -> diversity.PairDistance:
+        def measured(pairs: np.ndarray) -> np.ndarray:
+            found = []
+            for i, j in pairs.tolist():
+                one, other = read_one(samples[i]), read_one(samples[j])
+                same_size = resize_image(other, (one.shape[0], one.shape[1]))
+                found.append(float(distance(one[None], same_size[None])[0]))
+            return np.array(found)
+
+        return measured
+
+    reference = subject.reference
+    reals = None
+    if reference is not None:
+
+        def real(sample: Sample) -> np.ndarray:
+            size = read_image(sample.image).shape[:2]
+            return resize_image(reference.read(sample.source), (size[0], size[1]))
+
+        reals = between(real, _firsts(subject.samples, context))
+    own = {"features": f"LPIPS {net}", "weights": weights_text(file), "library": "torchmetrics"}
+    outputs = between(lambda sample: read_image(sample.image), subject.samples)
+    ruler = diversity.Ruler(name, "LPIPS", outputs, reals, diversity.LPIPS_REPEATED, MOST_PAIRS["lpips"], own)
+    return Findings(*diversity.diversity_scores(ruler, context))
