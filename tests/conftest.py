@@ -35,6 +35,28 @@ def town(workspace: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pairs(workspace: Path) -> Path:
+    """8 places from above and from the street to train on, and 4 others; a panorama and a perspective of each."""
+    from pipelines.data.toy import write_pairs
+
+    write_pairs(workspace / "pairs", train=8, val=4, size=64)
+    return workspace / "pairs"
+
+
+@pytest.fixture(scope="session")
+def embedder(workspace: Path, pairs: Path) -> Path:
+    """A finished run of a cross-view embedder, 64 numbers to a vector."""
+    from pipelines.config import Layer, resolve
+    from pipelines.stages import train
+    from pipelines.systems.table import EMBEDDERS, preset_layer
+
+    name, out = EMBEDDERS["crossview"], workspace / EMBEDDERS["crossview"]
+    tiny = {"train": {"steps": 2, "batch": 4}, "log": {"workers": 0}}
+    config = resolve(train.config_of(name), [preset_layer(name, "toy"), Layer("tiny", tiny)])
+    return train.run(name, config, train.Given(pairs), out, device="cpu").path
+
+
+@pytest.fixture(scope="session")
 def bank(workspace: Path, town: Path) -> Path:
     """The segments of the 12 scenes."""
     from pipelines.stages import build_bank

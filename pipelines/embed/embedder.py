@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from pipelines.data.augment import image_tensor, resize_image
+from pipelines.data.augment import resize_image
 from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.train.run import Weights
@@ -60,8 +60,9 @@ def embed_images(
     tower.to(device)
     found = [np.empty((0, tower.dimension), np.float32)]
     for part in batched(images, batch):
-        tensors = torch.stack([image_tensor(resize_image(image, tower.size)) for image in part])
-        vectors = tower(tensors.to(device)).float().cpu().numpy()
+        pixels = torch.from_numpy(np.stack([resize_image(image, tower.size) for image in part])).to(device)
+        scaled = pixels.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)  # as image_tensor, on the device
+        vectors = tower(scaled).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             first = sum(map(len, found)) + int((~np.isfinite(vectors)).any(axis=1).argmax())
             raise NumericalError(

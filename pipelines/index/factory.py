@@ -116,6 +116,17 @@ def parse_factory(text: str, dimension: int) -> Factory:
     return Factory("ivf", lists=lists, code="PQ", parts=parts, bits=bits)
 
 
+def require_sample(factory: Factory, count: int) -> None:
+    """Raises ConfigError where `count` vectors are too few to place the lists and centroids of a factory by."""
+    least = max(factory.lists, 2**factory.bits if factory.code == "PQ" else 0)
+    if count < least:
+        raise ConfigError(
+            f"{factory} needs {least} vectors to train on, and there are {count}",
+            where="factory",
+            fix="choose fewer lists, or Flat; or a larger sample of a larger bank",
+        )
+
+
 def suitable_factory(count: int, dimension: int) -> Factory:
     """What suits `count` vectors; see the limits above, which benchmarks/vector_index.py measures."""
     if count <= FLAT_AT_MOST:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.bank.storage import damaged
-from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
-from pipelines.index.factory import Factory
+from pipelines.errors import ArtifactError, EnvironmentFault
+from pipelines.index.factory import Factory, require_sample
 from pipelines.index.nearest import ROWS, Metric, Nearest
 from pipelines.index.neighbors import NONE
 
@@ -87,13 +87,7 @@ class VectorIndex:
         if self.factory.kind != "ivf":
             return
         faiss, index = library(), self.index
-        least = max(self.factory.lists, 2**self.factory.bits if self.factory.code == "PQ" else 0)
-        if len(sample) < least:
-            raise ConfigError(
-                f"{self.factory} needs {least} vectors to train on, and there are {len(sample)}",
-                where="factory",
-                fix="choose fewer lists, or Flat; or a larger --sample of a larger bank",
-            )
+        require_sample(self.factory, len(sample))
         for clustering in [index.cp, *([index.pq.cp] if self.factory.code == "PQ" else [])]:
             clustering.min_points_per_centroid = 1  # fewer than it likes make it write to stderr
             clustering.max_points_per_centroid = len(sample)  # all that are given

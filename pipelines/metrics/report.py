@@ -21,6 +21,8 @@ CELL = 256
 """Longest side in pixels of an image in the page."""
 
 
+CARDS = 6
+"""Scores that head the page."""
 EXTREMES = 4
 """Images that the page shows as the best, and as the worst."""
 
@@ -88,8 +90,8 @@ def render(
         environment()
         .get_template("report.html")
         .render(
-            report={"audit": None, **report},
-            groups=_groups(report["scores"]),
+            report={"audit": None, "correspondence": [], **report},
+            groups=_groups(report),
             rows=_rows(examples, columns),
             columns=columns,
             curves=curves,
@@ -147,8 +149,17 @@ def _figure(figure: Figure) -> dict[str, Any]:
     return {"text": figure.text, "pictures": [(caption, data_uri(image)) for caption, image in figure.pictures.items()]}
 
 
-def _groups(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _cards(main: Sequence[Mapping[str, Any]], report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The scores that head the page: correspondence by independent embedders first, by others never."""
+    own = {row["score"] for row in report.get("correspondence", ()) if row["own"]}
+    found = [s for s in main if s["name"].startswith("r@1[") and s["name"] not in own]
+    return [*found, *(s for s in main if not s["name"].startswith("r@"))][:CARDS]
+
+
+def _groups(report: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The scores by the section that they stand in. The parts of a comparison (ratio, share, z) are in one row."""
+    scores: Sequence[Mapping[str, Any]] = report["scores"]
+    main = [s for s in scores if not s["name"].startswith(("retrieval/", "copy/"))]
     by_name = {score["name"]: score for score in scores}
     copies = [
         {"score": score, "parts": [by_name.get(f"{name}_{part}") for part in ("ratio", "close", "z")]}
@@ -156,7 +167,8 @@ def _groups(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
         if name.startswith("copy/") and not name.endswith(("_ratio", "_close", "_z"))
     ]
     return {
-        "main": [s for s in scores if not s["name"].startswith(("retrieval/", "copy/"))],
+        "cards": _cards(main, report),
+        "main": [s for s in main if not s["name"].startswith("r@")],
         "retrieval": [s for s in scores if s["name"].startswith("retrieval/")],
         "copies": copies,
     }

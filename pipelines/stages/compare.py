@@ -171,11 +171,12 @@ def _examples(config: Compare, opened: Sequence[Opened]) -> tuple[list[Example],
     rng = np.random.default_rng(config.seed)
     count = min(config.rows, len(common))
     names = [common[i] for i in sorted(rng.choice(len(common), count, replace=False))]
-    columns = [MADE_FROM, *(one.name for one in shown)]
+    first = "source" if listed[0][names[0]].layout is None else "layout"
+    columns = [first, *(one.name for one in shown)]
     rows = []
     for name in names:
         images = {one.name: read_image(samples[name].image) for one, samples in zip(shown, listed, strict=True)}
-        rows.append(Example(name, {MADE_FROM: _made_from(shown[0], listed[0][name]), **images}))
+        rows.append(Example(name, {first: _made_from(shown[0], listed[0][name]), **images}))
     return rows, columns, f"{count} of {len(common)} images of one name, drawn at random (seed {config.seed})."
 
 

@@ -23,8 +23,7 @@ from pipelines.data.pixels import read_image
 from pipelines.embed.embedder import Embedder
 from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
 from pipelines.metrics import diversity, perceptual
-from pipelines.metrics.intervals import Interval, bootstrap, sums_by_layout
-from pipelines.metrics.recall import permutation_p, rank, wilson
+from pipelines.metrics.correspondence import Answers, Items, ask, numbers
 from pipelines.metrics.samples import Reference, Sample
 from pipelines.metrics.scores import OWN, Context, JudgeName, NotComputed, Score, weights_text
 from pipelines.progress import Progress
@@ -117,12 +116,12 @@ def look_at_views(
     for witness in witnesses:
         seen = _embed(witness, subject, context, device, progress)
         for name in DEFINITIONS:
-            found = correspondence(name, witness, seen, subject, context)
+            found = _correspondence(name, witness, seen, subject, context)
             if isinstance(found, NotComputed):
                 made.missing.append(found)
             else:
-                made.scores.append(found)
-                rows.append(_row(name, witness, found))
+                made.scores.append(found[0])
+                rows.append(found[1])
         if not witness.own:
             made.add(_diversity(witness, seen, context))
     if len(subject.samples) > context.layouts:
@@ -134,18 +133,13 @@ def look_at_views(
 
 @dataclass(frozen=True)
 class Vectors:
-    """outputs: (n, d) of each sample. sources, reals: (layouts, d) of the distinct photos and real images.
-
-    Of each source: alike, the number of its photo among those that differ; alike_real, of its real image; stratum, the
-    gallery that it is in.
+    """What an embedder says. outputs: (n, d) of each sample. photos, reals: what they were made from, and what they
+    should resemble, of each place.
     """
 
     outputs: np.ndarray
-    sources: np.ndarray
-    reals: np.ndarray | None
-    alike: np.ndarray
-    alike_real: np.ndarray
-    stratum: np.ndarray
+    photos: Items
+    reals: Items | None
 
 
 def _embed(witness: Witness, subject: Subject, context: Context, device: torch.device, progress: Progress) -> Vectors:
@@ -168,15 +162,14 @@ def _embed(witness: Witness, subject: Subject, context: Context, device: torch.d
         prints.clear()
         return witness.embedder.embed(read(read_one, samples), view, device=device)
 
-    outputs = embed(lambda sample: read_image(sample.image), subject.samples, witness.view)
-    sources = embed(_read_photo, firsts, source_view)
-    alike = _numbers(prints)
-    reals, alike_real = None, np.arange(len(firsts))
     reference = subject.reference
-    if reference is not None:
-        reals = embed(lambda sample: reference.read(sample.source), firsts, witness.view)
-        alike_real = _numbers(prints)
-    return Vectors(outputs, sources, reals, alike, alike_real, _strata(reference, firsts))
+    stratum = _strata(reference, firsts)
+    outputs = embed(lambda sample: read_image(sample.image), subject.samples, witness.view)
+    photos = Items(embed(_read_photo, firsts, source_view), numbers(prints), stratum)
+    if reference is None:
+        return Vectors(outputs, photos, None)
+    reals = embed(lambda sample: reference.read(sample.source), firsts, witness.view)
+    return Vectors(outputs, photos, Items(reals, numbers(prints), stratum))
 
 
 def _read_photo(sample: Sample) -> np.ndarray:
@@ -190,125 +183,75 @@ def _firsts(samples: Sequence[Sample], context: Context) -> list[Sample]:
     return [samples[i] for i in np.unique(context.owners, return_index=True)[1]]
 
 
-def _numbers(prints: Sequence[str]) -> np.ndarray:
-    """(n,) equal numbers for equal prints, counted from 0 in order."""
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(text, len(known)) for text in prints], np.int64)
-
-
 def _strata(reference: Reference | None, firsts: Sequence[Sample]) -> np.ndarray:
     """(layouts,) the number of each one's source of data: places are told apart within a source."""
     records = {} if reference is None else reference.records
-    return _numbers([records[s.source].domain if s.source in records else "" for s in firsts])
+    return numbers([records[s.source].domain if s.source in records else "" for s in firsts])
 
 
-def correspondence(
+def _correspondence(
     name: str, witness: Witness, seen: Vectors, subject: Subject, context: Context
-) -> Score | NotComputed:
-    """The share of outputs whose own place is found first, with that of real images and of chance.
-
-    Each gallery is of one source of data and holds equal pictures once. on_real: of real images in place of the
-    outputs.
-    """
+) -> tuple[Score, dict[str, Any]] | NotComputed:
+    """The share of outputs whose own place is found first, with that of real images, of chance; and its table row."""
     full = f"{name}[{witness.name.label}]"
-    gallery, alike = (seen.sources, seen.alike) if name == "r@1" else (seen.reals, seen.alike_real)
-    if gallery is None:
+    items = seen.photos if name == "r@1" else seen.reals
+    if items is None:
         return NotComputed(full, "needs reference images (--reference)")
-    found = _ask(seen.outputs, context.owners, gallery, alike, seen.stratum)
+    answers = ask(seen.outputs, context.owners, items)
+    value, chance, p = float(answers.against.mean()), float(answers.chance.mean()), answers.p(context.seed)
     ceiling = None
     if seen.reals is not None:
-        ceiling = _ask(seen.reals, np.arange(context.layouts), gallery, alike, seen.stratum)
-    hits = found.against
-    interval = _interval(hits, context)
-    chance = float(found.chance.mean())
+        ceiling = float(ask(seen.reals.vectors, np.arange(context.layouts), items).against.mean())
+    interval = answers.interval(context.seed)
+    warning = _warning(witness, answers, subject)
     own: dict[str, Any] = {
         "variant": "share of queries whose own place has the highest cosine, ties against the query; "
         f"{DEFINITIONS[name]}, of the same source of data, equal pictures once",
         "features": witness.name.label,
         "features weights": witness.name.weights,
-        "gallery": len(np.unique(alike)),
+        "gallery": len(np.unique(items.alike)),
         "chance": f"{chance:.4g}, what shuffled outputs reach",
-        "permutation p": f"{permutation_p(found.top, found.wanted, found.strata, seed=context.seed):.4g}",
         "library": f"numpy {np.__version__}",
     }
-    return Score(
+    title = f"R@1 by {witness.name.run}, {'from the other view' if name == 'r@1' else 'among real images'}"
+    score = Score(
         full,
-        f"R@1 by {witness.name.run}, {'from the other view' if name == 'r@1' else 'among real images'}",
-        float(hits.mean()),
+        title,
+        value,
         "higher",
         context.protocol(interval, **own),
-        on_real=None if ceiling is None else float(ceiling.against.mean()),
-        per_image=hits.astype(float).tolist(),
-        warning=_warning(witness, found, subject),
+        on_real=ceiling,
+        per_image=answers.against.astype(float).tolist(),
+        warning=warning,
         interval=interval.ends,
     )
+    row = {
+        "score": full,
+        "embedder": witness.embedder.label,
+        "weights": witness.name.weights,
+        "own": witness.own,
+        "definition": DEFINITIONS[name],
+        "value": value,
+        "interval": None if interval.ends is None else list(interval.ends),
+        "published_rule": float(answers.generous.mean()),
+        "ceiling": ceiling,
+        "chance": chance,
+        "p": p,
+        "warning": warning,
+    }
+    return score, row
 
 
-@dataclass(frozen=True)
-class Answers:
-    """By query: hits with ties against it and for it, the chance of one, and what was found and wanted where."""
-
-    against: np.ndarray
-    generous: np.ndarray
-    chance: np.ndarray
-    top: np.ndarray
-    wanted: np.ndarray
-    strata: np.ndarray
-
-
-def _ask(
-    queries: np.ndarray, owners: np.ndarray, gallery: np.ndarray, alike: np.ndarray, stratum: np.ndarray
-) -> Answers:
-    """Each query among the distinct pictures of its stratum; owners: (q,) the source of each."""
-    answers = Answers(*(np.zeros(len(queries), kind) for kind in (bool, bool, float, np.int64, np.int64, np.int64)))
-    for number in np.unique(stratum):
-        members = np.flatnonzero(stratum == number)
-        items, first = np.unique(alike[members], return_index=True)
-        asked = np.flatnonzero(stratum[owners] == number)
-        wanted = alike[owners[asked]]
-        ranks = rank(queries[asked], gallery[members[first]], np.searchsorted(items, wanted))
-        answers.against[asked], answers.generous[asked] = ranks.hits(1), ranks.hits(1, "for")
-        answers.chance[asked] = ranks.own / ranks.candidates
-        answers.top[asked] = np.where(ranks.top < 0, -1, items[ranks.top])
-        answers.wanted[asked], answers.strata[asked] = wanted, number
-    return answers
-
-
-def _interval(hits: np.ndarray, context: Context) -> Interval:
-    """Wilson's where every source has one output, which has ends at a share of 0 too; else a bootstrap of sources."""
-    if len(hits) == context.layouts:
-        return Interval(wilson(int(hits.sum()), len(hits)), f"95 %, Wilson, {len(hits)} queries")
-    rows = sums_by_layout(np.stack([hits, np.ones_like(hits)], axis=1), context.owners, context.layouts)
-    return bootstrap(rows, lambda sums: sums[:, 0] / sums[:, 1], context.seed)
-
-
-def _warning(witness: Witness, found: Answers, subject: Subject) -> str | None:
+def _warning(witness: Witness, answers: Answers, subject: Subject) -> str | None:
     reasons = [OWN["embedder"]] if witness.own else []
-    if (found.against != found.generous).any():
-        mine, theirs = found.against.mean(), found.generous.mean()
+    if (answers.against != answers.generous).any():
+        mine, theirs = answers.against.mean(), answers.generous.mean()
         reasons.append(f"ties decide: {mine:.1%} with ties against the query, {theirs:.1%} by the published rule")
     records = {} if subject.reference is None else subject.reference.records
     known = {r.group or r.id for r in records.values()} & trained_places(witness.weights.run)
     if known:
         reasons.append(f"the embedder was trained on {len(known)} of these places")
     return "; ".join(reasons) or None
-
-
-def _row(name: str, witness: Witness, score: Score) -> dict[str, Any]:
-    """A row of the page's table of correspondence."""
-    return {
-        "score": score.name,
-        "embedder": witness.embedder.label,
-        "weights": witness.name.weights,
-        "own": witness.own,
-        "definition": DEFINITIONS[name],
-        "value": score.value,
-        "interval": None if score.interval is None else list(score.interval),
-        "ceiling": score.on_real,
-        "chance": score.protocol["chance"],
-        "p": score.protocol["permutation p"],
-        "warning": score.warning,
-    }
 
 
 def _diversity(witness: Witness, seen: Vectors, context: Context) -> Findings:
@@ -318,13 +261,13 @@ def _diversity(witness: Witness, seen: Vectors, context: Context) -> Findings:
         "features weights": witness.name.weights,
         "library": f"numpy {np.__version__}",
     }
-    reals = None if seen.reals is None else diversity.cosine(seen.reals)
+    reals = None if seen.reals is None else diversity.cosine(seen.reals.vectors)
     ruler = diversity.Ruler(
         label, witness.name.run, diversity.cosine(seen.outputs), reals, None, MOST_PAIRS["cosine"], own
     )
     scores, missing = diversity.diversity_scores(ruler, context)
     if seen.reals is not None:
-        found = diversity.cluster_score(label, witness.name.run, seen.outputs, seen.reals, context, own)
+        found = diversity.cluster_score(label, witness.name.run, seen.outputs, seen.reals.vectors, context, own)
         (scores if isinstance(found, Score) else missing).append(found)  # type: ignore[arg-type]
     return Findings(scores, missing)
 

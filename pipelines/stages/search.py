@@ -59,14 +59,15 @@ def run(
     they are now; where they were when the index was made if None. Raises ConfigError for a query that is neither an
     id nor a file, ArtifactError when bank, index and embedder do not fit.
     """
+    of_vectors = open_artifact(index, "index").config["kind"] == "embedding"
     for query in queries:
         if not PIECE_ID.fullmatch(query) and not Path(query).is_file():
             raise ConfigError(
-                f"the query {query!r} is neither a piece's id nor a file",
-                fix="ids are 16 hexadecimal digits, as in provenance.jsonl; files are layouts, or photos",
+                f"the query {query!r} is neither a piece's id nor a {'photo' if of_vectors else 'layout'} file",
+                fix="ids are 16 hexadecimal digits, as in provenance.jsonl",
             )
     opened = open_bank(index, bank)
-    if open_artifact(index, "index").config["kind"] == "embedding":
+    if of_vectors:
         return _by_vectors(index, opened, queries, k, threads, embedder, view, device)
     if named := next((name for name, value in (("--embedder", embedder), ("--view", view)) if value), None):
         raise ConfigError(f"an index of shapes has no use for {named}", fix=f"leave out {named}")

@@ -13,18 +13,21 @@ from pydantic import BaseModel
 from pipelines.artifact import MANIFEST, Artifact, environment, open_artifact, read_manifest, verify_files
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import Schema
-from pipelines.errors import ArtifactError
+from pipelines.errors import ArtifactError, DataError
 
 
 def schema_of(path: Path, format: str | None = None) -> Schema:
-    """The classes of a dataset, a bank, a run or samples."""
+    """The classes of a dataset, a bank, a run or samples. Raises DataError or ArtifactError where there are none."""
     if not (path / MANIFEST).is_file():
-        return open_dataset(path, format).schema
+        schema = open_dataset(path, format).schema
+        if not schema.classes:
+            raise DataError("this dataset has no classes", where=path, fix="name one of labelled photos")
+        return schema
     manifest = read_manifest(path)
-    schema = manifest.get("schema") or manifest["statistics"].get("schema")
-    if schema is None:
+    stored = manifest.get("schema") or manifest["statistics"].get("schema")
+    if stored is None or not (schema := Schema.from_json(stored)).classes:
         raise ArtifactError("this artifact has no classes of its own", where=path, fix="name a dataset, bank or run")
-    return Schema.from_json(schema)
+    return schema
 
 
 def artifact(path: Path, verify: bool = False) -> dict[str, Any]:

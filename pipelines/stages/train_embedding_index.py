@@ -22,7 +22,7 @@ from pipelines.embed.bank_vectors import bank_vectors
 from pipelines.embed.embedder import Embedder
 from pipelines.errors import ArtifactError, ConfigError, NumericalError
 from pipelines.index.embedding_index import FILE, embedder_of, find, read_vectors, recall, require_embedder
-from pipelines.index.factory import Factory, parse_factory, require_memory, suitable_factory
+from pipelines.index.factory import Factory, parse_factory, require_memory, require_sample, suitable_factory
 from pipelines.index.nearest import Nearest
 from pipelines.index.neighbors import FILE as NEIGHBORS
 from pipelines.index.neighbors import NONE, most_candidates, write_neighbors
@@ -54,14 +54,14 @@ class TrainEmbeddingIndex(Config):
     probes: int | None = Field(default=None, ge=1)
     """Lists of an IVF that a search visits (default: one in 64, at least 8), candidates that one of HNSW keeps (64)."""
     sample: int | None = Field(default=None, ge=1)
-    """Pieces that lists and codes are trained on, drawn by their ids. Default: 64 for each list, or centroid of a PQ."""
+    """Pieces that lists and codes are trained on, drawn by their ids. Default: 64 a list, or a centroid of PQ."""
     queries: int = Field(default=1000, ge=0)
     """Pieces, drawn by their ids, whose neighbors are compared with the exact ones for the recall."""
 
 
 @dataclass
 class Work:
-    """What an index is made of, all checked. old: indexes whose vectors are taken over, with the ids of their pieces."""
+    """What an index is made of, checked. old: indexes whose vectors are taken over, with the ids of their pieces."""
 
     config: TrainEmbeddingIndex
     factory: Factory
@@ -187,7 +187,7 @@ def plan(
 
 
 def drawn(ids: np.ndarray, count: int) -> np.ndarray:
-    """(min(count, n),) int64 rows of pieces drawn by their ids alone: the same pieces in whatever order a bank has them.
+    """(min(count, n),) int64 rows of pieces drawn by their ids: the same pieces in whatever order a bank has them.
 
     They are in the order of the draw, so that a smaller sample is the beginning of a larger one.
     """
@@ -231,7 +231,7 @@ def _prepare(config: TrainEmbeddingIndex, bank: Path, embedder: str | None, upda
 
 
 def _resolved(config: TrainEmbeddingIndex, factory: Factory, count: int, updates: bool) -> TrainEmbeddingIndex:
-    """The config with what it leaves open filled in. Raises ConfigError for a setting that the factory has no use for."""
+    """The config with what it leaves open filled in. Raises ConfigError for what the factory has no use for."""
     for name, useless in (("probes", factory.kind == "flat"), ("sample", factory.training() == 0)):
         if useless and getattr(config, name) is not None:
             raise ConfigError(f"{factory} has no {name}", where=name, fix=f"leave {name} out")
@@ -240,6 +240,7 @@ def _resolved(config: TrainEmbeddingIndex, factory: Factory, count: int, updates
         values["probes"] = factory.probes()
     if factory.training() and not updates:
         values["sample"] = min(count, config.sample or factory.training())
+        require_sample(factory, values["sample"])
     return config.model_copy(update=values)
 
 

@@ -56,7 +56,7 @@ def toy(
 ) -> None:
     """Draw a procedural town: labelled street scenes, or places seen from above and from the street.
 
-    Example: rgs data toy town --train 200 --val 40
+    Example: rgs data toy town --train 200 --val 40; rgs data toy places --kind pairs --size 64
     """
     from pipelines.artifact import require_free
     from pipelines.config import dump_yaml
@@ -73,8 +73,8 @@ def toy(
         settings |= {"kind": str(kind), "views": street_kinds}
     elif views is not None:
         raise ConfigError("labelled scenes have no --views", where="--views", fix="add --kind pairs")
-    # bytes of a pixel as PNG, with its labels: measured
-    pixels = {ToyKind.SCENES: 2.2, ToyKind.PAIRS: 2.3 * (1 + len(street_kinds))}[kind]
+    # bytes of a pixel as PNG with its labels, or of a pixel of the aerial image with its street views: measured
+    pixels = {ToyKind.SCENES: 2.2, ToyKind.PAIRS: 2.1 * (1 + len(street_kinds))}[kind]
     if dry_run:
         console.emit(dump_yaml({**settings, "bytes": int((train + val) * height * width * pixels)}).rstrip())
         return

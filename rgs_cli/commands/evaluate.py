@@ -1,4 +1,4 @@
-"""rgs eval: measure samples and write a report."""
+"""rgs eval: measure samples or an embedder and write a report, or put reports side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def evaluate(
     given: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SAMPLES", help="What rgs synthesize wrote; with --compare two reports or more.", show_default=False
+            metavar="SAMPLES|RUN…",
+            help="What rgs synthesize wrote; a run of an embedder, or one a fold; with --compare two reports or more.",
+            show_default=False,
         ),
     ],
     out: Out,
@@ -32,8 +34,8 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="psnr, ssim, lpips, style, miou, accuracy, frechet, fid, kid, precision, recall or is; repeatable. "
-            "All that can be computed if not given.",
+            help="psnr, ssim, psnr_lower, ssim_lower, sd, lpips, style, miou, accuracy, frechet, fid, kid, precision, "
+            "recall, is, kl, kl_exp or a scene_… number; repeatable. All that can be computed if not given.",
         ),
     ] = None,
     subject: Annotated[
@@ -48,10 +50,29 @@ def evaluate(
         str | None,
         typer.Option(
             "--features",
-            metavar="inception|segmenter:RUN",
-            help="What distances between sets are measured in; a segmenter's are never called FID. The judge's, and "
-            "Inception's where its weights are, if not given.",
+            metavar="inception|segmenter:RUN|embedder:RUN",
+            help="What distances between sets are measured in; a trained network's are never called FID. The judge's, "
+            "and Inception's where its weights are, if not given.",
         ),
+    ] = None,
+    embedder: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--embedder",
+            metavar="RUN[@STEP]",
+            help="Samples of photos: an embedder that tells whether an output shows its place, and how outputs differ; "
+            "repeatable. One that the generator was trained against is marked.",
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by", help="Embedders: source, to tell places apart within their source and show a row of each."
+        ),
+    ] = None,
+    folds: Annotated[
+        Path | None,
+        typer.Option("--folds", help="Embedders: what rgs data split wrote; one run for each fold, in their order."),
     ] = None,
     bank: Annotated[
         Path | None,
@@ -76,12 +97,16 @@ def evaluate(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Score images against real ones and under a judge: report.json, and report.html to send to a colleague.
+    """Score images against real ones and under a judge, or an embedder on pairs it has not seen: report.json, and
+    report.html to send to a colleague.
 
     Examples: rgs eval samples/x -r photos --split val --judge runs/judge -o reports/x;
     rgs eval samples/x -r photos --split val --bank banks/x --training photos --training-split train -o reports/z;
     rgs eval --compare reports/x reports/y -o reports/x-y;
-    rgs eval samples/x -r photos --split val --metric fid --metric kid --weights weights --allow-few -o reports/y
+    rgs eval samples/x -r photos --split val --metric fid --metric kid --weights weights --allow-few -o reports/y;
+    rgs eval samples/a2g -r pairs --split val --embedder runs/e2 --embedder runs/e -o reports/a2g;
+    rgs eval runs/e -r pairs --split val --by source -o reports/e;
+    rgs eval runs/e0 runs/e1 runs/e2 runs/e3 runs/e4 -r pairs --folds folds --by source -o reports/e
     """
     from pipelines.config import dump_yaml, resolve
     from pipelines.errors import ConfigError
@@ -90,6 +115,29 @@ def evaluate(
     if compare:
         _compare(given, out, user_layers(config, set_, {}), json=json, dry_run=dry_run)
         return
+    of_embedders = {"--by": by, "--folds": folds}
+    of_samples: dict[str, Any] = {
+        "--judge": judge,
+        "--metric": metric,
+        "--subject": subject,
+        "--features": features,
+        "--embedder": embedder,
+        "--bank": bank,
+        "--training": training,
+        "--training-split": training_split,
+        "--allow-few": allow_few,
+        "--allow-own-judge": allow_own_judge,
+    }
+    if _is_run(given[0]):
+        for option in (option for option, value in of_samples.items() if value):
+            raise ConfigError(f"{option} is for samples, this is a run", where=given[0], fix=f"leave out {option}")
+        if reference is None:
+            raise ConfigError("an embedder is measured on pairs", where="--reference", fix="give -r PAIRS")
+        layers = user_layers(config, set_, {"split": split, "by": by})
+        _embedders([str(run) for run in given], reference, format_, folds, out, layers, device, json, dry_run)
+        return
+    for option in (option for option, value in of_embedders.items() if value is not None):
+        raise ConfigError(f"{option} is for runs of embedders", where=given[0], fix=f"leave out {option}")
     if len(given) > 1:
         raise ConfigError("one folder of samples at a time", where=given[1], fix="or compare reports with --compare")
     flags = {
@@ -107,6 +155,7 @@ def evaluate(
         "reference_format": format_,
         "judge": judge,
         "features": features,
+        "embedders": embedder or (),
         "bank": bank,
         "training": training,
         "weights": weights,
@@ -117,10 +166,56 @@ def evaluate(
         return
     with console.progress() as progress:
         artifact = stage.run(resolved, **asked, device=device, progress=progress)
-    for name, value in artifact.statistics["scores"].items():
+    _say(artifact.statistics["scores"], out, json)
+
+
+def _say(scores: dict[str, Any], out: Path, json: bool) -> None:
+    for name, value in scores.items():
         console.say(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     console.emit_artifact(out, json)
     console.say(f"open {out / 'report.html'}")
+
+
+def _is_run(path: Path) -> bool:
+    """Is this a run, which may name a step? What cannot be read is left to the stage that will say why."""
+    from pipelines.artifact import read_manifest
+    from pipelines.errors import ArtifactError
+    from pipelines.train.run import parse_reference
+
+    try:
+        return str(read_manifest(parse_reference(str(path))[0])["format"]).startswith("rgs/run")
+    except ArtifactError:
+        return False
+
+
+def _embedders(
+    runs: list[str],
+    reference: Path,
+    format_: str | None,
+    folds: Path | None,
+    out: Path,
+    layers: list[Any],
+    device: str,
+    json: bool,
+    dry_run: bool,
+) -> None:
+    from pipelines.config import dump_yaml, resolve
+    from pipelines.stages import evaluate_embedder as stage
+
+    resolved = resolve(stage.EvaluateEmbedder, layers)
+    asked: dict[str, Any] = {
+        "runs": runs,
+        "reference": reference,
+        "reference_format": format_,
+        "folds": folds,
+        "out": out,
+    }
+    if dry_run:
+        console.emit(dump_yaml(stage.plan(resolved, **asked)).rstrip())
+        return
+    with console.progress() as progress:
+        artifact = stage.run(resolved, **asked, device=device, progress=progress)
+    _say(artifact.statistics["scores"], out, json)
 
 
 def _compare(reports: list[Path], out: Path, layers: list[Any], *, json: bool, dry_run: bool) -> None:

@@ -75,7 +75,7 @@ def test_what_is_trained_on_is_not_held_out() -> None:
     require_disjoint(train, moved)
     with pytest.raises(DataError, match=r"the group 'b' is both trained on \(train/001\) and held out \(val/9\)"):
         require_disjoint(train, [*moved, SceneRecord("val/9", "val", None, group="b")])
-    with pytest.raises(DataError, match="the scene 'train/002' is both .*; 2 groups are on both sides"):
+    with pytest.raises(DataError, match=r"the scene 'train/002' is both .*; 2 groups are on both sides"):
         require_disjoint(train, [train[2], train[0]])
     unnamed = SceneRecord("val/8", "val", None)
     require_disjoint(train, [unnamed])  # two scenes of unknown groups are not one

@@ -231,6 +231,12 @@ def test_published_layouts_with_faults(tmp_path: Path) -> None:
     assert ended.code == 3 and "same_area_balanced_test.txt" in ended.err and "cannot be read" in ended.err
 
 
+def test_pairs_have_no_classes_to_draw_with(tmp_path: Path) -> None:
+    root = sound(tmp_path / "pairs")
+    told = refused(call("data", "palette", root, "-o", tmp_path / "out"), [3], tmp_path / "out")
+    assert "this dataset has no classes" in told and str(root) in told
+
+
 # ---- sound ----------------------------------------------------------------------------------------------------------
 
 
@@ -239,9 +245,9 @@ def test_sound_pairs_are_counted_and_parted(tmp_path: Path) -> None:
     ended = succeed("data", "check", root)
     assert ended.out.strip() == str(root) and "5 pairs of 5 groups" in ended.err and "no faults" in ended.err
     assert "ground views: sizes 48x16 (5)" in ended.err and "warning" not in ended.err
-    told = succeed("data", "check", root, "--json").json()
+    told = succeed("data", "check", root, "--json").json
     assert told["pairs"] == 5 and told["sources"] == [{"name": "n", "pairs": 5, "aerials": 5, "groups": 5}]
     assert told["views"]["aerial"] == [{"height": 24, "width": 24, "images": 5}]
     succeed("data", "split", root, "--folds", 2, "-o", tmp_path / "folds")
     held_out = [(tmp_path / f"folds/fold-{k}/val.txt").read_text().split() for k in range(2)]
-    assert sorted(sum(held_out, [])) == list("abcde")
+    assert sorted(name for fold in held_out for name in fold) == list("abcde")

@@ -10,7 +10,7 @@ import torch
 
 from pipelines import weights as published
 from pipelines.errors import ArtifactError, ConfigError, EnvironmentFault
-from pipelines.metrics.choice import METRICS, Choice, Given, Metric, choose
+from pipelines.metrics.choice import METRICS, OF_PHOTOS, Choice, Given, Metric, choose
 from pipelines.metrics.distances import FEWEST
 from pipelines.metrics.scores import JudgeName
 from tests.metrics.planted import plant
@@ -137,4 +137,6 @@ def test_lpips_names_its_trunk(weights: Path) -> None:
 
 def test_every_metric_lacks_something_when_nothing_is_given() -> None:
     choice = choose(None, Given(images=3, references=0))
+    assert choice.jobs == [] and {missing.name for missing in choice.missing} == set(METRICS) - set(OF_PHOTOS)
+    choice = choose(None, Given(images=3, references=0, photos=True))
     assert choice.jobs == [] and {missing.name for missing in choice.missing} == set(METRICS)

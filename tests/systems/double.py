@@ -1,7 +1,7 @@
 """Train everything in the table for two steps in float64: `[torchrun …] python double.py WORKSPACE OUT`.
 
-WORKSPACE holds the town, bank, index and segmenter of tests/conftest.py. In float64 rounding is so small that a
-wrong sum over processes stands out, through Adam too.
+WORKSPACE holds the town, pairs, bank, index, segmenter and embedder of tests/conftest.py. In float64 rounding is so
+small that a wrong sum over processes stands out, through Adam too.
 """
 
 from __future__ import annotations
@@ -17,15 +17,21 @@ from pipelines.config import Layer, resolve
 from pipelines.data.open import open_dataset
 from pipelines.runtime import Runtime
 from pipelines.stages import train
-from pipelines.systems.table import TRAINABLES, find_trainable, preset_layer
+from pipelines.systems.table import TRAINABLES, find_trainable, preset_layer, presets
 
-NARROW = {"ngf": 4, "ndf": 4, "channels": 4, "hidden": 8, "discriminator_widths": [8, 8, 8, 8, 16], "width": 8}
+NARROW = {
+    **{"ngf": 4, "ndf": 4, "ndf_most": 8, "channels": 4, "hidden": 8, "discriminator_widths": [8, 8, 8, 8, 16]},
+    **{"width": 8, "widths": {"aerial": [8, 8, 4, 4], "ground": [8, 8, 4]}, "encoder_width": 4},
+}
 """What makes a toy smaller yet, where a trainable's config has a field of this name."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in TRAINABLES},
     "spade with an encoder": ("spade", {"vae": True, "fakes": "fresh", "scales": 2}),
     "segmenter deeplabv3": ("segmenter", {"arch": "deeplabv3", "min_side": 64}),
+    "crossview with an encoder": ("crossview", {"encoder": "trainable", "direction": "g2a", "fakes": "fresh"}),
+    "embedder of torchvision": ("embedder-crossview", {"backbone": "torchvision:resnet18", "objective": "infonce"}),
+    "embedder with sharp steps": ("embedder-crossview", {"rho": 2.0, "objective": "semi_hard", "head": "smd"}),
 }
 """All that can be trained, and variants with a term or a network that the toy presets lack."""
 
@@ -52,10 +58,12 @@ def train_case(case: str, workspace: Path, out: Path) -> None:
         "train": {"steps": 2, "batch": 4, "precision": "fp32"},
         "log": {"every": 1, "workers": 0},
     }
-    config = resolve(train.config_of(name), [preset_layer(name, "toy"), Layer("tiny", tiny)])
+    below = [preset_layer(name, "toy")] if "toy" in presets(name) else []
+    config = resolve(train.config_of(name), [*below, Layer("tiny", tiny)])
     needs = kind.plan(config.model, open_dataset(workspace / "town").schema, 2).train
+    data = "pairs" if needs.views else "town" if needs.dataset else None
     given = train.Given(
-        workspace / "town",
+        workspace / data if data else None,
         bank=workspace / "bank" if needs.bank else None,
         index=workspace / "index" if needs.index else None,
         frozen={role: str(workspace / trainable) for role, trainable in needs.frozen.items()},

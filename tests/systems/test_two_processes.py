@@ -26,7 +26,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def trained(
-    workspace: Path, bank: Path, index: Path, segmenter: Path, tmp_path_factory: pytest.TempPathFactory
+    workspace: Path,
+    bank: Path,
+    index: Path,
+    segmenter: Path,
+    embedder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Every case, trained by one process and by two."""
     out = tmp_path_factory.mktemp("trained")

@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# The rows of the claim tables in pipelines/systems/crossview/README.md, at the sizes of a CPU: aerial 64x64, street 32x128.
+#
+#   benchmarks/claims/crossview.sh town                   all rows on the toy town: embedders, the five generators, strengths
+#   benchmarks/claims/crossview.sh town full:0 plain:0    these rows, as NAME:SEED
+#   benchmarks/claims/crossview.sh real ../photos/crossview   five folds over real pairs, with towers that the town trained
+#   benchmarks/claims/crossview.sh --smoke                every row for two steps
+#
+# PLACES (4000) and UNSEEN (500) set the town, E_STEPS (4000), EQUAL_STEPS (1500) and G_STEPS (1500) the budgets of embedders and
+# generators, FOLD_STEPS (300) that of a fold, OUT (out/claims) the folder, ARGS further options of every training.
+# Stop it and start it again as you like: what is finished stays, and a training goes on where it was. Then
+#   python benchmarks/claims/crossview_table.py out/claims/crossview     merges the reports and writes the tables
+set -euo pipefail
+places="${PLACES:-4000}" unseen="${UNSEEN:-500}" e_steps="${E_STEPS:-4000}" equal_steps="${EQUAL_STEPS:-1500}"
+g_steps="${G_STEPS:-1500}" fold_steps="${FOLD_STEPS:-300}" e_batch=64 g_batch=16 fold_batch=32 num=4 folds=5
+out="${OUT:-out/claims}" extra=(${ARGS:-})
+smoke=
+if [ "${1:-}" = --smoke ]; then
+  smoke=1 out="${OUT:-$(mktemp -d)}" places=12 unseen=10 e_steps=2 equal_steps=2 g_steps=2 fold_steps=2
+  e_batch=4 g_batch=4 fold_batch=4 num=2 folds=2
+  set -- town
+fi
+what="$1"
+shift
+home="$out/crossview"
+mkdir -p "$home"/{embedders,generators,samples,reports}
+town="$home/town"
+finished() { [ -e "$1/manifest.json" ]; }
+
+# town: panoramas and perspectives of places; the tables of the town are of its panoramas
+[ -e "$town/pairs.csv" ] || rgs data toy "$town" --kind pairs --train "$places" --val "$unseen" --size 64 >/dev/null
+train="$home/train.txt" test="$home/test.txt"
+awk -F, '$2 == "toy_pano" && $4 == "train" { print $1 }' "$town/pairs.csv" >"$train"
+awk -F, '$2 == "toy_pano" && $4 == "val" { print $1 }' "$town/pairs.csv" >"$test"
+
+# embedder NAME STEPS [OPTION...]: train one, on the town's panoramas unless told otherwise
+embedder() {
+  local name="$1" steps="$2"
+  shift 2
+  rgs train embedder --kind crossview --preset small --batch "$e_batch" --steps "$steps" "${extra[@]}" "$@" \
+    -o "$home/embedders/$name" >/dev/null
+}
+on_town=(--data "$town" --split "$train" --validation "$test")
+
+# row NAME:SEED of the embedders: R@1 on places that nobody trained on
+embedder_row() {
+  local name="${1%%:*}" seed="${1##*:}"
+  case "$name" in
+    saig) embedder "saig-$seed" "$e_steps" "${on_town[@]}" --seed "$seed" ;;
+    saig_short) embedder "saig_short-$seed" "$equal_steps" "${on_town[@]}" --seed "$seed" ;;
+    resnet) embedder "resnet-$seed" "$equal_steps" "${on_town[@]}" --backbone torchvision:resnet18 --seed "$seed" ;;
+  esac
+  finished "$home/reports/embedder-$name-$seed" ||
+    rgs eval "$home/embedders/$name-$seed" -r "$town" --split "$test" -o "$home/reports/embedder-$name-$seed" >/dev/null
+}
+
+# score OUT SAMPLES: under the ResNet, which no generator learns from, and under the embedder that they lean on
+score() {
+  finished "$1" || rgs eval "$2" -r "$town" --split "$test" --embedder "$home/embedders/resnet-1" \
+    --embedder "$home/embedders/saig-0" --features "embedder:$home/embedders/resnet-1" --allow-few -o "$1" >/dev/null
+}
+
+# row NAME:SEED of the generators, aerial to ground
+generator_row() {
+  local name="${1%%:*}" seed="${1##*:}" changed=()
+  case "$name" in
+    full) ;;
+    encoder) changed=(--set model.encoder=trainable) ;;
+    plain) changed=(--set model.modulation=plain) ;;
+    undiverse) changed=(--set model.weights.diversity=0) ;;
+    unconditional) changed=(--set model.alpha_d=0) ;;
+  esac
+  rgs train generator --system crossview --data "$town" --split "$train" --with "embedder=$home/embedders/saig-0" --preset small \
+    --perceptual random --steps "$g_steps" --batch "$g_batch" --seed "$seed" "${extra[@]}" "${changed[@]}" \
+    -o "$home/generators/$name-$seed" >/dev/null
+  local samples="$home/samples/$name-$seed"
+  finished "$samples" ||
+    rgs synthesize "$home/generators/$name-$seed" --data "$town" --split "$test" --num "$num" --batch 32 -o "$samples" >/dev/null
+  score "$home/reports/$name-$seed" "$samples"
+}
+
+# the full row's generator under other conditioning strengths, without training
+strength_row() {
+  local strength="${1#strength}"
+  local samples="$home/samples/strength$strength-0"
+  finished "$samples" || rgs synthesize "$home/generators/full-0" --data "$town" --split "$test" --num "$num" --batch 32 \
+    --set "options.strength=$strength" -o "$samples" >/dev/null
+  score "$home/reports/strength$strength-0" "$samples"
+}
+
+# real pairs: towers that saw all of the town, then five folds by group; the same folds from scratch; the town's towers as they are
+real() {
+  local data="$1" fold
+  embedder town-0 "$e_steps" --data "$town" --split train --validation val
+  [ -e "$home/folds/folds.json" ] || rgs data split "$data" --by group --folds "$folds" -o "$home/folds" >/dev/null
+  for row in tuned scratch; do
+    local runs=() start=()
+    [ "$row" = tuned ] && start=(--init "$home/embedders/town-0")
+    for fold in $(seq 0 $((folds - 1))); do
+      rgs train embedder --kind crossview --preset small --data "$data" --split "$home/folds/fold-$fold/train.txt" "${start[@]}" \
+        --steps "$fold_steps" --batch "$fold_batch" --set model.lr=3e-4 --set model.negatives=source --set model.jitter=0.2 \
+        --set model.warmup=20 "${extra[@]}" -o "$home/embedders/$row-$fold" >/dev/null
+      runs+=("$home/embedders/$row-$fold")
+    done
+    finished "$home/reports/real-$row" ||
+      rgs eval "${runs[@]}" -r "$data" --folds "$home/folds" --by source -o "$home/reports/real-$row" >/dev/null
+  done
+  finished "$home/reports/real-town" ||
+    rgs eval "$home/embedders/town-0" -r "$data" --by source -o "$home/reports/real-town" >/dev/null
+}
+
+row() {
+  echo "$home: $1" >&2
+  case "${1%%:*}" in
+    saig | saig_short | resnet) embedder_row "$1" ;;
+    full | encoder | plain | undiverse | unconditional) generator_row "$1" ;;
+    strength*) strength_row "$1" ;;
+    *)
+      echo "unknown row $1" >&2
+      exit 2
+      ;;
+  esac
+}
+
+case "$what" in
+  town)
+    [ $# -gt 0 ] || set -- saig:0 resnet:1 saig_short:0 {full,encoder,plain,undiverse,unconditional}:0 strength{0,0.5,2} \
+      {full,encoder,plain,undiverse,unconditional}:1
+    for r in "$@"; do row "$r"; done
+    [ -z "$smoke" ] || real "$town"
+    ;;
+  real) real "$1" ;;
+  *)
+    echo "what: town, real PAIRS, or --smoke" >&2
+    exit 2
+    ;;
+esac
+echo "$home"
