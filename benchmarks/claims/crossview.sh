@@ -20,27 +20,29 @@ if [ "${1:-}" = --smoke ]; then
   e_batch=4 g_batch=4 fold_batch=4 num=2 folds=2
   set -- town
 fi
-what="$1"
+what="$1" real="${2:-}"
 shift
-home="$out/crossview"
-mkdir -p "$home"/{embedders,generators,samples,reports}
-town="$home/town"
+[ "$what" != real ] || real="$(realpath "$real")"
+mkdir -p "$out/crossview"
+home="$(realpath "$out/crossview")"
+cd "$home"
+mkdir -p embedders generators samples reports
 finished() { [ -e "$1/manifest.json" ]; }
 
 # town: panoramas and perspectives of places; the tables of the town are of its panoramas
-[ -e "$town/pairs.csv" ] || rgs data toy "$town" --kind pairs --train "$places" --val "$unseen" --size 64 >/dev/null
-train="$home/train.txt" test="$home/test.txt"
-awk -F, '$2 == "toy_pano" && $4 == "train" { print $1 }' "$town/pairs.csv" >"$train"
-awk -F, '$2 == "toy_pano" && $4 == "val" { print $1 }' "$town/pairs.csv" >"$test"
+[ -e town/pairs.csv ] || rgs data toy town --kind pairs --train "$places" --val "$unseen" --size 64 >/dev/null
+train=pano-train.txt test=pano-val.txt
+awk -F, '$2 == "toy_pano" && $4 == "train" { print $1 }' town/pairs.csv >"$train"
+awk -F, '$2 == "toy_pano" && $4 == "val" { print $1 }' town/pairs.csv >"$test"
 
 # embedder NAME STEPS [OPTION...]: train one, on the town's panoramas unless told otherwise
 embedder() {
   local name="$1" steps="$2"
   shift 2
   rgs train embedder --kind crossview --preset small --batch "$e_batch" --steps "$steps" "${extra[@]}" "$@" \
-    -o "$home/embedders/$name" >/dev/null
+    -o "embedders/$name" >/dev/null
 }
-on_town=(--data "$town" --split "$train" --validation "$test")
+on_town=(--data town --split "$train" --validation "$test")
 
 # row NAME:SEED of the embedders: R@1 on places that nobody trained on
 embedder_row() {
@@ -50,14 +52,14 @@ embedder_row() {
     saig_short) embedder "saig_short-$seed" "$equal_steps" "${on_town[@]}" --seed "$seed" ;;
     resnet) embedder "resnet-$seed" "$equal_steps" "${on_town[@]}" --backbone torchvision:resnet18 --seed "$seed" ;;
   esac
-  finished "$home/reports/embedder-$name-$seed" ||
-    rgs eval "$home/embedders/$name-$seed" -r "$town" --split "$test" -o "$home/reports/embedder-$name-$seed" >/dev/null
+  finished "reports/embedder-$name-$seed" ||
+    rgs eval "embedders/$name-$seed" -r town --split "$test" -o "reports/embedder-$name-$seed" >/dev/null
 }
 
 # score OUT SAMPLES: under the ResNet, which no generator learns from, and under the embedder that they lean on
 score() {
-  finished "$1" || rgs eval "$2" -r "$town" --split "$test" --embedder "$home/embedders/resnet-1" \
-    --embedder "$home/embedders/saig-0" --features "embedder:$home/embedders/resnet-1" --allow-few -o "$1" >/dev/null
+  finished "$1" || rgs eval "$2" -r town --split "$test" --embedder "embedders/resnet-1" \
+    --embedder "embedders/saig-0" --features "embedder:embedders/resnet-1" --allow-few -o "$1" >/dev/null
 }
 
 # row NAME:SEED of the generators, aerial to ground
@@ -70,47 +72,47 @@ generator_row() {
     undiverse) changed=(--set model.weights.diversity=0) ;;
     unconditional) changed=(--set model.alpha_d=0) ;;
   esac
-  rgs train generator --system crossview --data "$town" --split "$train" --with "embedder=$home/embedders/saig-0" --preset small \
+  rgs train generator --system crossview --data town --split "$train" --with "embedder=embedders/saig-0" --preset small \
     --perceptual random --steps "$g_steps" --batch "$g_batch" --seed "$seed" "${extra[@]}" "${changed[@]}" \
-    -o "$home/generators/$name-$seed" >/dev/null
-  local samples="$home/samples/$name-$seed"
+    -o "generators/$name-$seed" >/dev/null
+  local samples="samples/$name-$seed"
   finished "$samples" ||
-    rgs synthesize "$home/generators/$name-$seed" --data "$town" --split "$test" --num "$num" --batch 32 -o "$samples" >/dev/null
-  score "$home/reports/$name-$seed" "$samples"
+    rgs synthesize "generators/$name-$seed" --data town --split "$test" --num "$num" --batch 32 -o "$samples" >/dev/null
+  score "reports/$name-$seed" "$samples"
 }
 
 # the full row's generator under other conditioning strengths, without training
 strength_row() {
   local strength="${1#strength}"
-  local samples="$home/samples/strength$strength-0"
-  finished "$samples" || rgs synthesize "$home/generators/full-0" --data "$town" --split "$test" --num "$num" --batch 32 \
+  local samples="samples/strength$strength-0"
+  finished "$samples" || rgs synthesize "generators/full-0" --data town --split "$test" --num "$num" --batch 32 \
     --set "options.strength=$strength" -o "$samples" >/dev/null
-  score "$home/reports/strength$strength-0" "$samples"
+  score "reports/strength$strength-0" "$samples"
 }
 
 # real pairs: towers that saw all of the town, then five folds by group; the same folds from scratch; the town's towers as they are
 real() {
   local data="$1" fold
-  embedder town-0 "$e_steps" --data "$town" --split train --validation val
-  [ -e "$home/folds/folds.json" ] || rgs data split "$data" --by group --folds "$folds" -o "$home/folds" >/dev/null
+  embedder town-0 "$e_steps" --data town --split train --validation val
+  [ -e "folds/folds.json" ] || rgs data split "$data" --by group --folds "$folds" -o "folds" >/dev/null
   for row in tuned scratch; do
     local runs=() start=()
-    [ "$row" = tuned ] && start=(--init "$home/embedders/town-0")
+    [ "$row" = tuned ] && start=(--init "embedders/town-0")
     for fold in $(seq 0 $((folds - 1))); do
-      rgs train embedder --kind crossview --preset small --data "$data" --split "$home/folds/fold-$fold/train.txt" "${start[@]}" \
+      rgs train embedder --kind crossview --preset small --data "$data" --split "folds/fold-$fold/train.txt" "${start[@]}" \
         --steps "$fold_steps" --batch "$fold_batch" --set model.lr=3e-4 --set model.negatives=source --set model.jitter=0.2 \
-        --set model.warmup=20 "${extra[@]}" -o "$home/embedders/$row-$fold" >/dev/null
-      runs+=("$home/embedders/$row-$fold")
+        --set model.warmup=20 "${extra[@]}" -o "embedders/$row-$fold" >/dev/null
+      runs+=("embedders/$row-$fold")
     done
-    finished "$home/reports/real-$row" ||
-      rgs eval "${runs[@]}" -r "$data" --folds "$home/folds" --by source -o "$home/reports/real-$row" >/dev/null
+    finished "reports/real-$row" ||
+      rgs eval "${runs[@]}" -r "$data" --folds "folds" --by source -o "reports/real-$row" >/dev/null
   done
-  finished "$home/reports/real-town" ||
-    rgs eval "$home/embedders/town-0" -r "$data" --by source -o "$home/reports/real-town" >/dev/null
+  finished "reports/real-town" ||
+    rgs eval "embedders/town-0" -r "$data" --by source -o "reports/real-town" >/dev/null
 }
 
 row() {
-  echo "$home: $1" >&2
+  echo "$1" >&2
   case "${1%%:*}" in
     saig | saig_short | resnet) embedder_row "$1" ;;
     full | encoder | plain | undiverse | unconditional) generator_row "$1" ;;
@@ -127,9 +129,9 @@ case "$what" in
     [ $# -gt 0 ] || set -- saig:0 resnet:1 saig_short:0 {full,encoder,plain,undiverse,unconditional}:0 strength{0,0.5,2} \
       {full,encoder,plain,undiverse,unconditional}:1
     for r in "$@"; do row "$r"; done
-    [ -z "$smoke" ] || real "$town"
+    [ -z "$smoke" ] || real "$home/town"
     ;;
-  real) real "$1" ;;
+  real) real "$real" ;;
   *)
     echo "what: town, real PAIRS, or --smoke" >&2
     exit 2

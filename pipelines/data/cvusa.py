@@ -38,13 +38,14 @@ def _pair(root: Path, split: str, file: Path, line: int, cells: list[str]) -> Li
         )
     stem = Path(cells[0]).stem
     outside = next((name for name in cells[:2] if not lies_within(name)), None)
+    aerial, ground = (file, file) if outside else (root / cells[0], root / cells[1])
     record = SceneRecord(
         id=stem,
         split=split,
         image=None,
         group=stem,
         domain="cvusa",
-        views={} if outside else {AERIAL: View(root / cells[0]), GROUND: View(root / cells[1])},
+        views={AERIAL: View(aerial), GROUND: View(ground)},
         extra={"aerial_id": stem, "street_kind": "panorama"},
     )
     return Listed(record, file, line, f"the picture {outside!r} lies outside the dataset" if outside else "")

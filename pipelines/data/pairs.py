@@ -74,7 +74,7 @@ def paired_dataset(
 
     source: what is named where there is no pair at all, which raises DataError.
     """
-    if not any(GROUND in item.record.views or item.fault for item in listed):
+    if not any(GROUND in item.record.views for item in listed):
         first = f" ({len(faults)} left out, the first: {faults[0].file}: {faults[0].reason})" if faults else ""
         raise DataError(f"there is no pair{first}", where=source, fix="list an aerial and a street picture of a place")
     records = by_id(_without_repeats(listed))
@@ -132,19 +132,20 @@ def _require_columns(header: Sequence[str], table: Path) -> None:
 
 
 def _pair(root: Path, table: Path, line: int, row: dict[str, str], has_splits: bool) -> Listed:
-    """The record of one line, all but its group; without views where the line is wrong."""
-    fault = ""
-    extra: dict[str, Any] = {}
-    views: dict[str, View] = {}
+    """The record of one line, all but its group. A line that is wrong has both views, so that none takes it for a
+    lone aerial, but names no picture: reading it tells the fault."""
     if not row["id"]:
         raise DataError("the line has no id", where=f"{table}, line {line}")
+    fault = ""
+    views = {AERIAL: View(table), GROUND: View(table)}
+    extra: dict[str, Any] = {"aerial_id": row.get("aerial_id") or normpath(row["aerial"])}
     try:
-        views = _views(root, row)
-        extra = _extra(row)
         if has_splits and not row["split"]:
             raise ValueError("the split is empty")
+        extra |= _extra(row)
+        views = _views(root, row)
     except ValueError as error:
-        fault, views = str(error), {}
+        fault = str(error)
     record = SceneRecord(
         id=row["id"],
         split=row.get("split") or "train",
@@ -174,9 +175,8 @@ def _views(root: Path, row: dict[str, str]) -> dict[str, View]:
 
 def _extra(row: dict[str, str]) -> dict[str, Any]:
     """What else a line tells, cells that are not empty. Raises ValueError for a number that is none."""
-    known = {*NEEDED, *NUMBERS, "split", "group", "source", "licence", "license", "x", "y", "semi"}
+    known = {*NEEDED, *NUMBERS, "split", "group", "source", "licence", "license", "x", "y", "semi", "aerial_id"}
     extra: dict[str, Any] = {name: cell for name, cell in row.items() if cell and name not in known}
-    extra.setdefault("aerial_id", normpath(row["aerial"]))
     if row.get("semi"):
         extra["semi"] = [name.strip() for name in row["semi"].split(";") if name.strip()]
     extra |= {name: _number(name, row[name]) for name in NUMBERS if row.get(name)}
@@ -221,8 +221,8 @@ def _with_places(listed: Sequence[Listed]) -> list[Listed]:
     group_of: dict[str, str] = {}
     file_of: dict[str, Path] = {}
     id_of: dict[Path, str] = {}
-    for place, record in enumerate(item.record for item in listed):
-        if AERIAL not in record.views:
+    for place, (record, fault) in enumerate((item.record, item.fault) for item in listed):
+        if fault:
             continue
         aerial, path = record.extra["aerial_id"], record.views[AERIAL].path
         group = record.group or group_of.get(aerial, aerial)
@@ -236,7 +236,8 @@ def _with_places(listed: Sequence[Listed]) -> list[Listed]:
         places.join(group, group_of[id_of.setdefault(path, aerial)])
     placed = []
     for place, item in enumerate(listed):
-        group = places.root(item.record.group or group_of.get(item.record.extra.get("aerial_id", ""), ""))
+        aerial = item.record.extra["aerial_id"]
+        group = places.root(item.record.group or group_of.get(aerial, aerial))
         record = item.record if item.record.group == group else replace(item.record, group=group)
         placed.append(Listed(record, item.file, item.line, faults.get(place, item.fault)))
     return placed

@@ -1,7 +1,7 @@
 """Vectors in faiss: train on a sample, add block by block, search, renumber, merge, save. The one user of faiss.
 
 Everything random in faiss has a fixed seed, graphs are built by one thread, and the sums of its clustering do not
-depend on the number of threads: the same vectors in the same order give the same bytes.
+depend on the number of threads: the same vectors in the same order and blocks give the same bytes.
 """
 
 from __future__ import annotations

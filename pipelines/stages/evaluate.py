@@ -62,7 +62,6 @@ from pipelines.stages.evaluate_judge import Segmenter, open_segmenter
 from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open_seen
 from pipelines.stages.evaluate_sheet import Column, choose_examples, standouts
 from pipelines.stages.evaluate_training import JudgeView
-from pipelines.weights import PLACES
 
 OF_SUBJECT = {"output": "images", "guidance": "guidance images", "shuffled": "images under other layouts"}
 
@@ -350,7 +349,7 @@ def _score(
         return pairwise_score(job.name, kind, seen.values[job.metric], context)
     if job.metric in OF_SCENES:
         p, q = seen.features[divergence.LAYER], seen.real_features[divergence.LAYER]
-        return divergence_score(job.metric, p, q, choice.files[PLACES], context)
+        return divergence_score(job.metric, p, q, choice.files[str(job.weights)], context)
     if job.metric in OF_JUDGE:
         assert opened.judge is not None
         return agreement_score(job.metric, seen.counts, seen.real_counts, opened.judge.name, context)

@@ -34,6 +34,7 @@ from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.log import Watch
 from pipelines.train.loop import Stop, train
 from pipelines.train.run import RunWriter, identity, open_weights, parse_reference
+from pipelines.train.sampler import Order
 from pipelines.weights import VGG19, read, resolve
 
 PERCEPTUAL_SEED = 19
@@ -122,6 +123,7 @@ def run(
     trainable = find_trainable(name)(config.model, prepared.schema)
     if isinstance(trainable, Fitted):
         trainable.check(prepared.frozen)
+    Order(trainable.sampling(prepared.sources), config.train.seed, config.train.batch)  # refuses what cannot be drawn
     torch.manual_seed(config.train.seed)
     nets = trainable.networks()
     if given.init is not None:
@@ -259,7 +261,8 @@ def open_retrieval(
             raise ConfigError(f"{name} with this config uses no {what}", fix=f"leave out --{what}")
         if kind is not None and path is None:
             article = "an" if what == "index" else "a"
-            raise ConfigError(f"{name} needs {article} {what} of {kind}", fix=f"give --{what}")
+            of = "" if kind == "any" else f" of {kind}"
+            raise ConfigError(f"{name} needs {article} {what}{of}", fix=f"give --{what}")
     opened = Bank.open(bank) if bank is not None else None
     if opened is not None and needs.bank not in (opened.kind, "any"):
         raise ArtifactError(f"this is a bank of {opened.kind}, {name} needs one of {needs.bank}", where=bank)

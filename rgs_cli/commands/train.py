@@ -152,7 +152,7 @@ def embedder(
         str | None, typer.Option("--backbone", help="saig-s, saig-d, saig-small or torchvision:NAME.")
     ] = None,
     head: Annotated[str | None, typer.Option("--head", help="gap or smd.")] = None,
-    objective: Annotated[str | None, typer.Option("--objective", help="triplet, semihard, infonce or clip.")] = None,
+    objective: Annotated[str | None, typer.Option("--objective", help="triplet, semi_hard, infonce or clip.")] = None,
     validation: Annotated[
         str | None, typer.Option("--validation", help="Split to measure recall on; shares no group with the other.")
     ] = None,

@@ -329,6 +329,17 @@ def test_offsets_that_contradict_the_names_are_refused(tmp_path: Path) -> None:
         open_dataset(tmp_path, "vigor_centered")
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.booleans(), st.sampled_from([-1, 1]), st.sampled_from([-1, 1]))
+def test_every_reading_is_found_through_noise(seed: int, swapped: bool, right: int, down: int) -> None:
+    rng = np.random.default_rng(seed)
+    pixels = rng.uniform(-160, 160, (40, 2))
+    written = pixels * (right, down)
+    reading = find_reading(written[:, ::-1] if swapped else written, (pixels + rng.normal(0, 8, (40, 2))) / 7e5, Path())
+    assert (reading.order, reading.signs) == ((1, 0) if swapped else (0, 1), (right, down))
+    assert reading.scale == pytest.approx(7e5, rel=0.1)
+
+
 def test_offsets_that_two_readings_explain_are_refused(tmp_path: Path) -> None:
     offsets = np.array([[50.0, 50.0], [-20.0, -20.0]])
     with pytest.raises(DataError, match="contradict"):

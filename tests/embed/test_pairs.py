@@ -296,7 +296,6 @@ def test_one_tower_is_one() -> None:
 CASES: dict[str, dict[str, Any]] = {
     "triplet": {"negatives": "source"},
     "infonce": {"objective": "infonce", "temperature": 0.1, "head": "smd"},
-    "clip": {"objective": "clip", "temperature": 0.1, "towers": "one", "ground": AERIAL},
     "torchvision": {"backbone": "torchvision:shufflenet_v2_x0_5", "objective": "semi_hard"},
 }
 

@@ -99,9 +99,7 @@ def test_positions_of_a_square_grid_keep_their_places() -> None:
     assert resize_positions(rows, (2, 8)) is rows  # as many tokens: its own grid
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5", "regnet_y_400mf"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5"])
 @torch.no_grad()
 def test_models_of_torchvision(name: str) -> None:
     tower = build_tower(f"torchvision:{name}", "gap", (32, 64))
@@ -117,7 +115,8 @@ def test_models_of_torchvision(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width"), [("googlenet", 1024), ("inception_v3", 2048), ("efficientnet_b0", 1280), ("regnet_y_400mf", 440)]
+    ("name", "width"),
+    [("googlenet", 1024), ("inception_v3", 2048), ("efficientnet_b0", 1280), ("regnet_y_400mf", 440)],
 )
 def test_models_with_second_outputs_or_random_depth(name: str, width: int) -> None:
     features = Features(name, (96, 96))

@@ -144,6 +144,7 @@ def test_a_fault_of_one_pair_is_told_and_refused(fault: Fault, tmp_path: Path) -
     assert fault.said in ended.err and named.name in ended.err and "1 fault:" in ended.err
     assert content(tmp_path) == before
     dataset = open_dataset(root)
+    assert all(set(record.views) == {"aerial", "ground"} for record in dataset.records())  # so none is passed over
     kept, bad = usable(dataset, dataset.records(), (), max_bad=1, views=("aerial", "ground"))
     [reason] = bad.values()
     assert fault.said in reason and str(tmp_path) not in reason.replace(str(root.parent / "secret.png"), "")
@@ -218,6 +219,10 @@ def test_published_layouts_with_faults(tmp_path: Path) -> None:
     (usa / "streetview/panos/2.jpg").unlink()
     ended = call("data", "check", usa)
     assert ended.code == 3 and "streetview/panos/2.jpg: the file is missing" in ended.err
+
+    rewrite(usa, lambda text: text.replace("bingmap/19/1", "../usa/bingmap/19/1"), "splits/train-19zl.csv")
+    ended = call("data", "check", usa)
+    assert ended.code == 3 and "line 1: the picture '../usa/bingmap/19/1.jpg' lies outside the dataset" in ended.err
 
     act = write_cvact(tmp_path / "act", ["aa", "bb", "cc"], [1, 2], [3, 2], missing=["aa"])
     ended = call("data", "check", act)

@@ -6,6 +6,7 @@ import builtins
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,13 @@ def test_bytes_are_those_that_were_predicted(name: str, metric: Metric, tmp_path
 @pytest.mark.parametrize("name", EVERY)
 def test_the_same_vectors_give_the_same_bytes(name: str, tmp_path: Path) -> None:
     vectors = clustered(900)
-    first = content(made(name, vectors), tmp_path / "i")
-    assert content(made(name, vectors, block=70), tmp_path / "i") == first
+    first = content(made(name, vectors, block=900), tmp_path / "i")
     index = VectorIndex.empty(parse_factory(name, 16), 16, "cosine")
     index.train(vectors[:450], threads=2)
     index.add(np.arange(900), vectors, threads=2)
     assert content(index, tmp_path / "i") == first
+    if not name.startswith("HNSW"):  # a graph links the vectors of a block in the order of their levels
+        assert content(made(name, vectors, block=70), tmp_path / "i") == first
 
 
 @pytest.mark.parametrize("name", ["Flat", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ4"])
@@ -112,8 +114,7 @@ def test_merged_parts_are_what_is_built_at_once(name: str, tmp_path: Path) -> No
     whole = made(name, vectors)
     expected = content(whole, tmp_path / "i")
     parts = []
-    cuts = (0, 200, 650, 900)
-    for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+    for first, last in pairwise((0, 200, 650, 900)):
         part = whole.like()
         own = np.arange(first, last)
         part.add(own if part.factory.kind == "ivf" else own - first, vectors[first:last])
@@ -271,7 +272,7 @@ from torch.utils.data import DataLoader, Dataset
 
 class Numbers(Dataset):
     def __len__(self):
-        return 64
+        return 24
     def __getitem__(self, i):
         return torch.randn(16, 16) @ torch.randn(16, 16) + i
 
@@ -279,7 +280,7 @@ vectors = np.random.default_rng(0).normal(size=(2000, 16)).astype(np.float32)
 index.train(vectors, threads=2)
 index.add(np.arange(2000), vectors, threads=2)
 first = index.search(vectors[:200], 5, 4, threads=2)[0]
-for _ in range(2):
+for _ in range(2):  # workers are forked twice, with threads of faiss and of torch alive
     loader = DataLoader(Numbers(), batch_size=8, num_workers=2, multiprocessing_context="fork")
     for batch in loader:
         (batch @ batch).sum().item()
