@@ -22,7 +22,10 @@ DryRun = Annotated[
 ]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes to share the work.")]
 Format = Annotated[
-    str | None, typer.Option("--format", help="folder, coco, ade20k or cityscapes; recognized when not given.")
+    str | None,
+    typer.Option(
+        "--format", help="folder, coco, ade20k, cityscapes, pairs, cvusa, cvact or vigor; recognized when not given."
+    ),
 ]
 Data = Annotated[Path, typer.Option("--data", help="A dataset.", show_default=False)]
 Weights = Annotated[

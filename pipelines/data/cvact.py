@@ -76,7 +76,7 @@ def _pair(
         views=views,
         extra={"aerial_id": name, "street_kind": "panorama"},
     )
-    return missing, Listed(record, root / _TABLE, place, fault)
+    return missing, Listed(record, root / _TABLE, f"panorama {place}", fault)
 
 
 def _read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:

@@ -48,4 +48,4 @@ def _pair(root: Path, split: str, file: Path, line: int, cells: list[str]) -> Li
         views={AERIAL: View(aerial), GROUND: View(ground)},
         extra={"aerial_id": stem, "street_kind": "panorama"},
     )
-    return Listed(record, file, line, f"the picture {outside!r} lies outside the dataset" if outside else "")
+    return Listed(record, file, f"line {line}", f"the picture {outside!r} lies outside the dataset" if outside else "")

@@ -33,20 +33,18 @@ RESERVED = ("fault", "size")
 
 @dataclass(frozen=True)
 class Listed:
-    """A record and the line of the list that gave it; fault: what is wrong with that line, "" for nothing."""
+    """A record and where its list has it, «line 7»; fault: what is wrong there, "" for nothing."""
 
     record: SceneRecord
     file: Path
-    line: int
+    place: str
     fault: str = ""
 
     def told(self) -> SceneRecord:
         """The record with the fault in it, as `ListedDataset` wants it."""
         if not self.fault:
             return self.record
-        return replace(
-            self.record, extra={**self.record.extra, "fault": (self.file, f"line {self.line}: {self.fault}")}
-        )
+        return replace(self.record, extra={**self.record.extra, "fault": (self.file, f"{self.place}: {self.fault}")})
 
 
 def recognizes_pairs(root: Path) -> bool:
@@ -156,7 +154,7 @@ def _pair(root: Path, table: Path, line: int, row: dict[str, str], has_splits: b
         views=views,
         extra=extra,
     )
-    return Listed(record, table, line, fault)
+    return Listed(record, table, f"line {line}", fault)
 
 
 def _views(root: Path, row: dict[str, str]) -> dict[str, View]:
@@ -221,25 +219,25 @@ def _with_places(listed: Sequence[Listed]) -> list[Listed]:
     group_of: dict[str, str] = {}
     file_of: dict[str, Path] = {}
     id_of: dict[Path, str] = {}
-    for place, (record, fault) in enumerate((item.record, item.fault) for item in listed):
+    for number, (record, fault) in enumerate((item.record, item.fault) for item in listed):
         if fault:
             continue
         aerial, path = record.extra["aerial_id"], record.views[AERIAL].path
         group = record.group or group_of.get(aerial, aerial)
         if file_of.setdefault(aerial, path) != path:
-            faults[place] = f"the aerial id {aerial!r} is that of another picture, {file_of[aerial].name}"
+            faults[number] = f"the aerial id {aerial!r} is that of another picture, {file_of[aerial].name}"
         elif id_of.setdefault(path, aerial) != aerial:
-            faults[place] = f"the aerial picture {path.name} has another aerial id, {id_of[path]!r}"
+            faults[number] = f"the aerial picture {path.name} has another aerial id, {id_of[path]!r}"
         elif group_of.setdefault(aerial, group) != group:
-            faults[place] = f"the aerial picture {path.name} is in another group, {group_of[aerial]!r}"
+            faults[number] = f"the aerial picture {path.name} is in another group, {group_of[aerial]!r}"
         places.join(group, group_of.setdefault(aerial, group))
         places.join(group, group_of[id_of.setdefault(path, aerial)])
     placed = []
-    for place, item in enumerate(listed):
+    for number, item in enumerate(listed):
         aerial = item.record.extra["aerial_id"]
         group = places.root(item.record.group or group_of.get(aerial, aerial))
         record = item.record if item.record.group == group else replace(item.record, group=group)
-        placed.append(Listed(record, item.file, item.line, faults.get(place, item.fault)))
+        placed.append(Listed(record, item.file, item.place, faults.get(number, item.fault)))
     return placed
 
 

@@ -93,14 +93,14 @@ def open_vigor(root: Path, area: Area = "same") -> ListedDataset:
     for label in labels:
         unlisted = next((tile for tile in label.tiles if tile not in known[label.city]), None)
         fault = f"the tile {unlisted!r} is not in {_GALLERY}" if unlisted else ""
-        listed.append(Listed(_paired(root, label), label.file, label.line, fault))
+        listed.append(Listed(_paired(root, label), label.file, f"line {label.line}", fault))
     positives = {label.aerial_ids[0] for label in labels if label.split == "test"}
     for city in _LISTS[area]["test"][1]:
         for line, tile in enumerate(galleries.get(city, ()), start=1):
             if (name := _aerial_id(city, tile)) not in positives:
                 view = View(root / city / "satellite" / tile)
                 record = _record(name, city, "test", name, {AERIAL: view}, {"aerial_id": name})
-                listed.append(Listed(record, root / "splits" / city / _GALLERY, line))
+                listed.append(Listed(record, root / "splits" / city / _GALLERY, f"line {line}"))
     return paired_dataset("vigor" if area == "same" else "vigor-cross", root, listed, root / "splits", faults)
 
 
@@ -128,7 +128,7 @@ def open_vigor_centered(root: Path) -> ListedDataset:
                 why = "the square around it would leave its tile"
             else:
                 record = _paired(root, label, (*corner, corner[0] + SIDE, corner[1] + SIDE))
-                listed.append(Listed(record, label.file, label.line))
+                listed.append(Listed(record, label.file, f"line {label.line}"))
                 continue
             faults.append(Fault(_panorama(root, label), f"{why}; the panorama is left out", "warning"))
     return paired_dataset("vigor_centered", root, listed, root / "splits", faults)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from pipelines.data.augment import resize_image
 from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.train.run import Weights
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def embed_images(
     return np.concatenate(found)
 
 
-def batched(images: Iterable[np.ndarray], batch: int) -> Iterator[list[np.ndarray]]:
-    """Lists of `batch` images, the last one shorter."""
-    coming = iter(images)
+def batched(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:
+    """Lists of `batch` items, the last one shorter."""
+    coming = iter(items)
     while part := list(islice(coming, batch)):
         yield part

@@ -135,6 +135,15 @@ def test_several_street_views_may_share_an_aerial_image() -> None:
     assert measured["recall@1"] == 1.0 and measured["tie_alarm"] == 0.0
 
 
+def test_sources_may_share_aerial_images() -> None:
+    """The toy town's panoramas and perspectives do."""
+    places = Places(4)
+    asked = [replace(r, extra=r.extra | {"aerial_id": r.id}, domain="pano") for r in places.listed]
+    places.listed = asked + [replace(r, id=f"q/{r.id[-3:]}", domain="persp") for r in asked[:2]]
+    measured = embedder().validate(oracle(), sources(places), CPU)
+    assert [measured[f"recall@1{of}"] for of in ("", "[pano]", "[persp]")] == [1.0, 1.0, 1.0]
+
+
 def test_a_validation_split_without_street_views_is_refused() -> None:
     with pytest.raises(DataError, match="validation split"):
         embedder().validate(oracle(), sources(Places(0, distractors=3)), CPU)

@@ -226,7 +226,7 @@ def test_published_layouts_with_faults(tmp_path: Path) -> None:
 
     act = write_cvact(tmp_path / "act", ["aa", "bb", "cc"], [1, 2], [3, 2], missing=["aa"])
     ended = call("data", "check", act)
-    assert ended.code == 3 and "line 2: the pair 'bb' is listed a second time" in ended.err
+    assert ended.code == 3 and "panorama 2: the pair 'bb' is listed a second time" in ended.err
     assert "1 warning" in ended.err and "the pair aa is left out" in ended.err
 
     city = tiles("Seattle", 5)

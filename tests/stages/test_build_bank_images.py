@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,21 @@ import pytest
 
 from pipelines.artifact import Artifact, verify_files
 from pipelines.bank.bank import Bank
+from pipelines.bank.images import pictures
+from pipelines.bank.writer import BankWriter, Cut, Elsewhere
+from pipelines.data.digest import record_digests
 from pipelines.data.open import open_dataset
+from pipelines.data.pixels import read_image
+from pipelines.data.scene import Schema
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.stages import build_bank, provenance, train_index
 from pipelines.stages.build_bank import BuildBank
+from pipelines.stages.evaluate_bank import open_bank
+from pipelines.stages.train import open_retrieval
+from pipelines.systems.base import Needs
 from tests.bank.photos import draw, write_dataset
+from tests.data.trees import REAL, real
+from tests.rgs_cli.conftest import call
 
 AERIAL = BuildBank(kind="images", view="aerial", shard_sources=2)
 GROUND = BuildBank(kind="images", view="ground", shard_sources=2)
@@ -283,6 +294,15 @@ def test_shapes_are_those_of_segments(tiles: Artifact, tmp_path: Path) -> None:
         train_index.run(train_index.TrainIndex(), bank=tiles.path, out=tmp_path / "x")
 
 
+def test_generators_and_evaluations_want_segments(tiles: Artifact) -> None:
+    with pytest.raises(ArtifactError, match="a bank of images, an evaluation of pieces needs one of segments"):
+        open_bank(tiles.path, tiles, Schema(()))
+    with pytest.raises(ArtifactError, match="a bank of images, resail needs one of segments"):
+        open_retrieval(Needs(bank="segments"), tiles.path, None, "resail")
+    bank, _ = open_retrieval(Needs(bank="any"), tiles.path, None, "embedder-pieces")
+    assert bank is not None and bank.kind == "images"
+
+
 def test_what_it_holds_can_be_shown(tiles: Artifact) -> None:
     shown: dict[str, Any] = provenance.uses(tiles.path, ["tile 3"])["sources"][0]
     assert shown["status"] == "in the bank" and shown["pixels"] == 400 and shown["categories"] == []
@@ -290,5 +310,36 @@ def test_what_it_holds_can_be_shown(tiles: Artifact) -> None:
     assert [row["source"] for row in provenance.sources(tiles.path)["sources"]] == list(TILES)
 
 
-def test_the_reader_of_pairs_is_the_real_one(pairs: Path) -> None:
-    assert open_dataset(pairs).format == "pairs"
+def test_from_the_command_line(pairs: Path, tmp_path: Path) -> None:
+    made = call("build-bank", pairs, "--kind", "images", "--view", "ground", "-o", tmp_path / "x", "--json")
+    assert made.code == 0 and made.json["path"] == str(tmp_path / "x")
+    assert Bank.open(tmp_path / "x").view == "ground"
+    shown = call("show", tmp_path / "x", "--source", "p3")
+    assert shown.code == 0 and "p3" in shown.out
+    refused = call("build-bank", pairs, "--kind", "images", "-o", tmp_path / "y")
+    assert refused.code == 2 and "add --view aerial or --view ground" in refused.err
+    strange = call("build-bank", pairs, "--kind", "images", "--view", "side", "-o", tmp_path / "y")
+    assert strange.code == 2 and "view" in strange.err
+
+
+# ---- elsewhere, and for real ----------------------------------------------------------------------------------------
+
+
+def test_shards_are_the_same_made_on_another_machine(pairs: Path, tiles: Artifact) -> None:
+    dataset = open_dataset(pairs)
+    assert dataset.format == "pairs"
+    shown = tuple(pictures(dataset.records("train"), "aerial", pairs)[:2])
+    digests = record_digests(dataset, shown)
+    writer = BankWriter(Path("nowhere"), dataset, build_bank.KINDS["images"].cutter(AERIAL, dataset.schema))
+    sent: Elsewhere = pickle.loads(pickle.dumps(Elsewhere(writer)))
+    made = sent(Cut("00000.h5", shown, tuple(digests[record.id] for record in shown)))
+    assert made.data == (tiles.path / "shards/00000.h5").read_bytes()
+
+
+@real
+def test_the_real_pairs(tmp_path: Path) -> None:
+    bank = Bank.open(build_bank.run(AERIAL, data=REAL / "crossview", out=tmp_path / "x").path)
+    assert len(bank) == 99 and len(bank.schema.domains) == 6
+    assert {source.domain for source in bank.source_table} == set(bank.schema.domains)
+    photo = bank.source_table[0].id  # the path, where pairs name their photos by nothing else
+    np.testing.assert_array_equal(bank.crop(0), read_image(REAL / "crossview" / photo))

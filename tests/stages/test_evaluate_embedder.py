@@ -71,6 +71,10 @@ class Planted:
     def label(self) -> str:
         return self.weights.run.name
 
+    @property
+    def sha256(self) -> str:
+        return self.weights.sha256
+
     def embed(self, images: Iterable[np.ndarray], view: str, batch: int = 64, device: Any = "cpu") -> np.ndarray:
         numbers = []
         for image in images:
