@@ -164,7 +164,12 @@ def test_a_damaged_bank_is_told(places: Path, tmp_path: Path, workers: int) -> N
 def test_threads_are_few_ahead_and_end_with_the_iteration(segments: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
     original = Bank.crop
-    monkeypatch.setattr(Bank, "crop", lambda bank, row: (decoded.append(row), original(bank, row))[1])
+
+    def crop(bank: Bank, row: int) -> np.ndarray:
+        decoded.append(row)
+        return original(bank, row)
+
+    monkeypatch.setattr(Bank, "crop", crop)
     made = bank_vectors(segments, embedder_of("pieces", ["piece"]), batch=1, workers=2)
     next(made)
     made.close()  # type: ignore[attr-defined]

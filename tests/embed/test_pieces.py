@@ -179,7 +179,9 @@ def test_whole_groups_are_held_out(pieces: Bank, share: float, groups: int) -> N
 def test_which_groups_does_not_depend_on_rows(pieces: Bank, tmp_path: Path) -> None:
     build_bank.run(BuildBank(), base=pieces.path, remove=["train/0004"], out=tmp_path / "x")
     fewer = Bank.open(tmp_path / "x")
-    kept = [{bank.source_of(row).id for row in np.flatnonzero(held_out(bank, 0.5))} for bank in (pieces, fewer)]
+    kept = [
+        {bank.source_of(row).id for row in np.flatnonzero(held_out(bank, 0.5)).tolist()} for bank in (pieces, fewer)
+    ]
     assert len(kept[0] & kept[1]) >= 2
 
 

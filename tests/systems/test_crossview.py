@@ -13,6 +13,7 @@ from torch import nn
 
 from pipelines.data.listing import ListedDataset
 from pipelines.data.scene import SceneRecord, Schema, View
+from pipelines.embed.embedder import embed_images
 from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError
 from pipelines.nn.losses.perceptual import Perceptual
@@ -327,6 +328,20 @@ def test_bf16_changes_little_and_the_embedding_not_at_all():
         rough = step(system, nets, frozen, batch, "G", {"progress": 0.0})
     assert rough == pytest.approx(terms, rel=0.05, abs=0.02)
     torch.testing.assert_close(exact, 24**0.5 * frozen["embedder"]["aerial"].pooled(batch["source"]))
+
+
+def test_stored_embeddings_are_those_computed_while_training():
+    """An index keeps what `rgs train index` computed; at the embedder's own size a training sees the same numbers."""
+    system, nets, frozen, _ = build(conditioning="head", embedding=48)
+    frozen["embedder"]["aerial"].size = (32, 32)
+    photos = list(np.random.default_rng(0).integers(0, 256, (3, 50, 40, 3), dtype=np.uint8))
+    requests = [
+        system.request(PhotoItem("a", photo), Sources(), CrossviewOptions(), np.random.default_rng(0))
+        for photo in photos
+    ]
+    seen = system.condition(nets, frozen, system.collate(requests)["source"])
+    stored = embed_images(frozen["embedder"]["aerial"], photos, 2, "cpu", "the embedder")
+    np.testing.assert_allclose(seen.numpy(), 48**0.5 * stored, atol=1e-5)
 
 
 # ---- configs --------------------------------------------------------------------------------------------------------

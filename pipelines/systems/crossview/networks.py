@@ -80,7 +80,8 @@ class SpreadConv3(Conv3):
 def _stretch(three: Tensor, dim: int, length: int) -> Tensor:
     """Three values along `dim`, the middle one repeated until there are `length`."""
     first, middle, last = three.split(1, dim)
-    return torch.cat([first, middle.repeat_interleave(length - 2, dim), last], dim)
+    inside = [length - 2 if i == dim else -1 for i in range(three.dim())]
+    return torch.cat([first, middle.expand(inside), last], dim)
 
 
 class AdaIN(nn.Module):
@@ -141,7 +142,7 @@ class Noise(nn.Module):
         self.scale = nn.Parameter(torch.zeros(features, 1, 1))
 
     def forward(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        return x if noise is None else x + self.scale * noise
+        return x if noise is None else x + (self.scale * noise).to(x.dtype)
 
 
 class Skip(nn.Module):
