@@ -32,7 +32,7 @@ def pictures(records: Sequence[SceneRecord], view: str | None, root: Path) -> li
     """The pictures of some scenes as records of one view each, sorted by id; scenes without that view are left out.
 
     view: «aerial» or «ground» of pairs, None for the photos of other scenes. Raises ConfigError where that does not
-    fit the scenes, DataError where two scenes name one picture and disagree about it.
+    fit the scenes, DataError where two scenes name one picture and disagree about it; of several domains it has none.
     """
     paired = any(record.views for record in records)
     if paired and view is None:
@@ -53,6 +53,8 @@ def pictures(records: Sequence[SceneRecord], view: str | None, root: Path) -> li
                 where=root,
                 fix="give every picture an aerial_id of its own, or mend the scenes",
             )
+        elif picture.domain != other.domain:  # a panorama and a perspective of one place, under one aerial photo
+            found[picture.id] = replace(other, domain="")
     if not found:
         raise DataError(f"no scene has a {view} view", where=root)
     return [found[name] for name in sorted(found)]
@@ -89,5 +91,5 @@ def _picture(record: SceneRecord, view: str | None) -> SceneRecord:
 
 def _difference(one: SceneRecord, other: SceneRecord) -> str | None:
     """The first field in which two records of one picture differ."""
-    pairs = {"file": "views", "group": "group", "source": "domain", "licence": "licence"}
+    pairs = {"file": "views", "group": "group", "licence": "licence"}
     return next((name for name, field in pairs.items() if getattr(one, field) != getattr(other, field)), None)

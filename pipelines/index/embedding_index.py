@@ -227,9 +227,8 @@ def _find(
     total = len(index) if allowed is None else np.count_nonzero(allowed)
     if own is None or keys is None:
         return _widened(index, queries, k, k, width, None, None, allowed, np.full(len(queries), total), threads)
-    values, counts = np.unique(keys if allowed is None else keys[allowed], return_counts=True)
-    at = np.searchsorted(values, own).clip(max=len(values) - 1)
-    barred = np.where(values[at] == own, counts[at], 0)
+    counts = np.bincount(keys if allowed is None else keys[allowed], minlength=int(own.max(initial=0)) + 1)
+    barred = np.where(own == FREE, 0, counts[own])
     rows = np.full((len(queries), k), NONE, np.int64)
     distances = np.full((len(queries), k), np.inf)
     for key in np.unique(own[barred > SPARE]):

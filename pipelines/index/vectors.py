@@ -22,9 +22,6 @@ from pipelines.index.factory import Factory, require_sample
 from pipelines.index.nearest import ROWS, Metric, Nearest
 from pipelines.index.neighbors import NONE
 
-GPU_NEIGHBORS = 2048
-"""faiss on a GPU visits and returns at most so many."""
-
 
 @cache
 def library() -> Any:
@@ -112,6 +109,7 @@ class VectorIndex:
             return
         faiss, index, vectors = library(), self.index, _rows(vectors, self.dimension)
         if self.factory.kind == "ivf":
+            self._unmap()
             with using(threads):
                 index.add_with_ids(vectors, np.ascontiguousarray(rows, np.int64))
             return
@@ -225,6 +223,7 @@ class VectorIndex:
         """Put the entries of each list in the order of their rows, as if they had been added so."""
         if self.factory.kind != "ivf":
             return
+        self._unmap()
         for number in range(self.factory.lists):
             ids, codes = self._entries(number)
             if (np.diff(ids) < 0).any():
@@ -234,8 +233,7 @@ class VectorIndex:
     def save(self, path: Path) -> None:
         """Write the file of faiss. OSError when the disk does not take it."""
         faiss = library()
-        if self.factory.kind == "ivf":
-            self.index.set_direct_map_type(faiss.DirectMap.NoMap)
+        self._unmap()
         refused: list[OSError] = []
         with path.open("wb") as handle:
 
@@ -272,6 +270,11 @@ class VectorIndex:
         if not isinstance(index, kind[factory.code] if isinstance(kind, dict) else kind):
             raise damaged(path, f"it holds no {factory}")
         return cls(factory, index.d, "cosine" if index.metric_type == faiss.METRIC_INNER_PRODUCT else "l2", index)
+
+    def _unmap(self) -> None:
+        """Forget where in its list each row is, which `vectors` looked up and which is about to change."""
+        if self.factory.kind == "ivf" and not self.index.direct_map.no():
+            self.index.set_direct_map_type(library().DirectMap.NoMap)
 
     def _entries(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows (m,) int64 and codes (m, bytes) uint8 in a list, as they lie in memory."""

@@ -77,10 +77,6 @@ class Work:
         """(n,) what a piece's neighbors must share with it."""
         return self.bank.categories if self.embedder.gate == "category" else np.zeros(len(self.bank), np.int32)
 
-    @property
-    def width(self) -> int:
-        return self.config.probes or 1
-
 
 def run(
     config: TrainEmbeddingIndex,
@@ -106,57 +102,50 @@ def run(
     """
     work = _prepare(config, bank, embedder, update, out)
     require_memory(_memory(work), work.factory, len(work.bank), work.embedder.dimension, memory)
-    pieces, statistics = work.bank, dict[str, Any]()
+    pieces, categories = work.bank, work.categories
+    keys = pieces.exclusion_keys(work.config.exclude)
+    k = max(1, min(work.config.k, most_candidates(categories, keys)))
+    statistics: dict[str, Any] = {}
     with writing(out, "index", work.config, work.inputs, statistics) as partial:
         blocks = _Blocks(work, str(pick_device(device)), workers)
         index, held = _begun(work, blocks, threads)
-        index.reserve(len(pieces))
-        keys, categories = pieces.exclusion_keys(config.exclude), work.categories
-        k = max(1, min(work.config.k, most_candidates(categories, keys)))
         asked = drawn(pieces.ids, work.config.queries)
-        exact = Nearest(blocks.of(asked), k, work.embedder.metric, keys[asked], categories[asked])
-
-        measured = work.factory.kind != "flat" and all(read.factory.whole for read in blocks.old)
-        spill = None if work.factory.whole else (partial / SPILL).open("w+b")
+        measured = work.factory.kind != "flat" and all(old.factory.whole for old in blocks.old) and len(asked) > 0
+        exact = Nearest(
+            blocks.of(asked if measured else asked[:0]), k, work.embedder.metric, keys[asked], categories[asked]
+        )
+        kept = _Kept(index, partial / SPILL)
         progress("embedding", 0, len(pieces))
         for rows, vectors in blocks.stream(np.arange(len(pieces))):
             fresh = ~held[rows]
             index.add(rows[fresh], vectors[fresh], threads)
+            kept.write(vectors)
             if measured:
                 exact.offer(rows, vectors, keys[rows], categories[rows])
-            if spill is not None:
-                spill.write(vectors.tobytes())
             progress("embedding", int(rows[-1]) + 1, len(pieces))
         index.sort()
         index.save(partial / FILE)
 
-        shape = len(pieces), work.embedder.dimension
-        if spill is not None:
-            spill.flush()
-            kept = np.memmap(spill, np.float32, "r", shape=shape)
         found = np.full((len(pieces), k), NONE, np.int64)
-        far = np.full((len(pieces), k), np.inf)
+        distances = np.full((len(pieces), k), np.inf)
+        gate = {"of": categories, "categories": categories} if work.embedder.gate == "category" else {}
         progress("searching", 0, len(pieces))
         for first in range(0, len(pieces), ASKED):
             q = np.arange(first, min(first + ASKED, len(pieces)))
-            vectors = index.vectors(q) if spill is None else np.asarray(kept[q])
-            gate = (categories[q], categories) if work.embedder.gate == "category" else (None, None)
-            found[q], far[q] = find(
-                index, vectors, k, work.width, own=keys[q], keys=keys, of=gate[0], categories=gate[1], threads=threads
+            mine = {name: values[q] if name == "of" else values for name, values in gate.items()}
+            found[q], distances[q] = find(
+                index, kept.read(q), k, work.config.probes or 1, own=keys[q], keys=keys, threads=threads, **mine
             )
             progress("searching", int(q[-1]) + 1, len(pieces))
-        if spill is not None:
-            spill.close()
-            (partial / SPILL).unlink()
-        write_neighbors(partial, pieces.ids, found, far)
-
-        share = recall(found[asked], exact.rows) if measured and len(asked) else None
-        statistics.update(_statistics(work, found, far))
-        statistics["recall"] = {"k": k, "probes": work.config.probes, "queries": len(asked), "recall": share}
-        if work.factory.kind == "flat":
-            statistics["recall"] |= {"recall": 1.0, "by": "definition: the search is exact"}
-        elif share is None:
-            statistics["recall"] |= {"by": "not measured: the vectors taken over are codes, or no queries were asked"}
+        kept.forget()
+        write_neighbors(partial, pieces.ids, found, distances)
+        statistics |= _statistics(work, found, distances)
+        statistics["recall"] = {
+            "k": k,
+            "probes": work.config.probes,
+            "queries": len(asked),
+            **_recall(work, recall(found[asked], exact.rows) if measured else None),
+        }
     return open_artifact(out, "index")
 
 
@@ -333,6 +322,34 @@ class _Blocks:
             yield from vectors
 
 
+class _Kept:
+    """The vectors once more, to ask for their neighbors: of the index, or of a file beside it where that has codes."""
+
+    def __init__(self, index: VectorIndex, spill: Path) -> None:
+        self._index = index
+        self._file = None if index.factory.whole else spill.open("w+b")
+        self._spill = spill
+
+    def write(self, vectors: np.ndarray) -> None:
+        """Take down the vectors of the rows that follow."""
+        if self._file is not None:
+            self._file.write(vectors.tobytes())
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """(m, d) float32: the vectors of rows one after the other."""
+        if self._file is None:
+            return self._index.vectors(rows)
+        size = 4 * self._index.dimension
+        self._file.seek(int(rows[0]) * size)
+        return np.frombuffer(self._file.read(len(rows) * size), np.float32).reshape(len(rows), -1)
+
+    def forget(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.close()
+            self._spill.unlink()
+
+
 def _memory(work: Work) -> int:
     """Bytes that making the index takes, at most: itself, what it is trained on, its neighbors, blocks, old indexes."""
     count, dimension, config = len(work.bank), work.embedder.dimension, work.config
@@ -341,6 +358,16 @@ def _memory(work: Work) -> int:
     direct = 8 * count if work.factory.kind == "ivf" else 0
     old = sum((artifact.path / FILE).stat().st_size for artifact, _ in work.old)
     return work.factory.memory(count, dimension) + 4 * vectors * dimension + neighbors + direct + old
+
+
+def _recall(work: Work, share: float | None) -> dict[str, Any]:
+    """The measured recall; else why there is none, or need be none."""
+    if work.factory.kind == "flat":
+        return {"recall": 1.0, "by": "definition: the search is exact"}
+    if share is None:
+        why = "no queries" if not work.config.queries else "the vectors taken over are codes"
+        return {"recall": None, "by": f"not measured: {why}"}
+    return {"recall": share}
 
 
 def _statistics(work: Work, rows: np.ndarray, distances: np.ndarray) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pipelines.bank.bank import Bank
+from pipelines.config import Layer, resolve
 from pipelines.embed.bank_vectors import NEUTRAL, bank_vectors
 from pipelines.embed.embedder import Embedder
 from pipelines.embed.pieces import FULLNESS, NET, PieceEmbedder, PiecesConfig, draw_crop, held_out
@@ -21,7 +22,9 @@ from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError, DataError
 from pipelines.runtime import make_runtime
 from pipelines.stages import build_bank
+from pipelines.stages import train as stage
 from pipelines.stages.build_bank import BuildBank
+from pipelines.stages.embedders import open_embedder
 from pipelines.systems.base import Sources
 from pipelines.train.config import LogConfig, LoopConfig
 from pipelines.train.loop import train
@@ -234,3 +237,35 @@ def test_it_learns_to_tell_pieces_apart(bank: Path, tmp_path: Path) -> None:
     assert chance < 0.15 and right > 3 * chance
     last = (tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1]
     assert '"validation/recall@1"' in last
+
+
+def test_its_run_is_an_embedder_of_any_bank(pieces: Bank, photos: Bank, tmp_path: Path) -> None:
+    tiny = {
+        "model": {"size": SMALL, "gate": "category"},
+        "train": {"steps": 2, "batch": 4},
+        "log": {"workers": 0},
+    }
+    config = resolve(stage.config_of("embedder-pieces"), [Layer("tiny", tiny)])
+    run = stage.run("embedder-pieces", config, stage.Given(bank=pieces.path), tmp_path / "run")
+    assert run.input("bank").digest == pieces.digest and run.input("data") is None  # type: ignore[union-attr]
+    embedder = open_embedder(str(run.path))
+    assert embedder.kind == "pieces" and embedder.gate == "category" and list(embedder.towers) == ["piece"]
+    for bank in (pieces, photos):
+        vectors = np.concatenate([vectors for _, vectors in bank_vectors(bank, embedder, batch=8, workers=1)])
+        assert vectors.shape == (len(bank), embedder.dimension)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        some = next(bank_vectors(bank, embedder, [len(bank) - 1, 2]))[1]
+        np.testing.assert_allclose(some, vectors[[-1, 2]], atol=1e-5)
+
+
+def test_a_training_that_cannot_begin_leaves_no_run(photos: Bank, pieces: Bank, tmp_path: Path) -> None:
+    for bank, model, says in (
+        (photos, {"gate": "category"}, "need pieces with classes"),
+        (pieces, {"min_area": 10**6}, "no example to train on"),
+    ):
+        config = resolve(stage.config_of("embedder-pieces"), [Layer("test", {"model": model})])
+        with pytest.raises((ConfigError, DataError), match=says):
+            stage.run("embedder-pieces", config, stage.Given(bank=bank.path), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="embedder-pieces needs a bank\n"):
+        stage.plan("embedder-pieces", resolve(stage.config_of("embedder-pieces"), []), stage.Given(), tmp_path / "run")
