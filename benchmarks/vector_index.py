@@ -37,8 +37,6 @@ from pipelines.index.vectors import VectorIndex, library
 
 K = 10
 BLOCK = 4096
-IN_CLUSTER = 200
-"""Vectors of a cluster, on average."""
 FACTORIES = ("IVF1024,Flat", "IVF1024,PQ48")
 RESULTS = Path(__file__).parent / "results" / "vector_index.json"
 
@@ -49,6 +47,7 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=384)
     parser.add_argument("--factory", action="append", help=f"repeatable; {' and '.join(FACTORIES)} when not given")
     parser.add_argument("--probes", type=int, action="append", help="repeatable; 8, 16 and 32 when not given")
+    parser.add_argument("--in-cluster", type=int, default=200, help="vectors of a cluster; the fewer, the harder")
     parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -82,7 +81,9 @@ def main() -> None:
         "faiss": library().get_compile_options().strip(),
         "python": platform.python_version(),
     }
-    asked = {name: getattr(options, name) for name in ("count", "dimension", "probes", "queries", "repeats")}
+    asked = {
+        name: getattr(options, name) for name in ("count", "dimension", "in_cluster", "probes", "queries", "repeats")
+    }
     if not options.smoke:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         everything = {"machine": machine, "k": K, **asked, "exact_s": exact["seconds"], "indexes": results}
@@ -93,8 +94,8 @@ def main() -> None:
 def alone(side: str, factory: str, options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """One side in a process of its own."""
     words = [sys.executable, __file__, "--side", side, "--folder", folder, "--factory", factory]
-    for name in ("count", "dimension", "queries", "threads"):
-        words += [f"--{name}", str(getattr(options, name))]
+    for name in ("count", "dimension", "in_cluster", "queries", "threads"):
+        words += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     for probes in options.probes:
         words += ["--probes", str(probes)]
     threads = {name: str(options.threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -108,7 +109,9 @@ def alone(side: str, factory: str, options: argparse.Namespace, folder: str) -> 
 def by_exact(options: argparse.Namespace) -> dict[str, Any]:
     """The nearest others of the queries, kept in a file for both sides."""
     rows = asked_rows(options)
-    best = Nearest(gathered(options, rows), K, "cosine", rows)
+    asked = gathered(options, rows)
+    Nearest(asked[:1], 1, "cosine").offer(np.arange(1), asked[:1])  # compile
+    best = Nearest(asked, K, "cosine", rows)
     seconds = 0.0
     for numbers, vectors in blocks(options):
         start = time.perf_counter()
@@ -214,7 +217,7 @@ def blocks(options: argparse.Namespace) -> Iterator[tuple[np.ndarray, np.ndarray
 
 def block(options: argparse.Namespace, number: int) -> np.ndarray:
     """(BLOCK, dimension) float32 of length 1: centers, and as much noise."""
-    clusters = max(1, options.count // IN_CLUSTER)
+    clusters = max(1, options.count // options.in_cluster)
     centers = np.random.default_rng(0).standard_normal((clusters, options.dimension), np.float32)
     rng = np.random.default_rng([1, number])
     vectors = rng.standard_normal((BLOCK, options.dimension), np.float32)

@@ -110,6 +110,9 @@ def watch_training() -> Watch:
 
     def watch(status: Status) -> None:
         nonlocal last
+        if status.measured:
+            _say_measured(status)
+            return
         now = time.monotonic()
         done = status.step == status.steps
         if quiet or (not done and now - last < (1.0 if sys.stderr.isatty() else PLAIN_INTERVAL)):
@@ -128,6 +131,17 @@ def watch_training() -> Watch:
             say(text)
 
     return watch
+
+
+def _say_measured(status: Status) -> None:
+    """What validation found; an alarm where the published rule of ties would have said something else."""
+    found = {name.removeprefix("validation/"): value for name, value in status.measured.items()}
+    ring = found.pop("tie_alarm", 0.0)
+    values = "  ".join(f"{name} {value:.3g}" for name, value in found.items())
+    clear = "\r\x1b[2K" if sys.stderr.isatty() else ""  # of the status line
+    say(f"{clear}step {status.step}/{status.steps}  validation: {values}")
+    if ring:
+        say("warning: ties decide the recall: different images have equal vectors, the embedder may have collapsed")
 
 
 def _width() -> int:

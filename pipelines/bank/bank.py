@@ -227,6 +227,11 @@ class Bank:
             return next((int(keys[k]) for k, s in enumerate(self.source_table) if s.group and s.group == name), -1)
         return -1
 
+    def checksums(self) -> np.ndarray:
+        """(n, 3) uint32: of each piece's stored pixels, mask and canonical mask. A piece that was cut anew from another
+        picture keeps its id, not these."""
+        return np.concatenate([shard.crc32 for shard in self._shards])
+
     def _source_keys(self, by: Exclusion) -> np.ndarray:
         """(number of sources,) int64: the number of the first source that shares the group, or its own."""
         if by == "source":

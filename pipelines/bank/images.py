@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.bank.shard import Codec, Piece, Source, encode_pixels
+from pipelines.data.pairs import AERIAL, aerial_id
 from pipelines.data.scene import Dataset, SceneRecord, View
 from pipelines.errors import ConfigError, DataError
 
@@ -20,12 +21,6 @@ NO_CLASS = -1
 """The category of a piece that has none."""
 PHOTO = "image"
 """What the one view of a scene is called that is no place seen from two sides."""
-
-
-def source_of(record: SceneRecord, view: str | None) -> str:
-    """Which source of a bank of images shows a scene: the scene itself, or the aerial photo that it names."""
-    shared = record.extra.get("aerial_id") if view == "aerial" else None
-    return str(shared) if shared else record.id
 
 
 def pictures(records: Sequence[SceneRecord], view: str | None, root: Path) -> list[SceneRecord]:
@@ -85,7 +80,8 @@ def _picture(record: SceneRecord, view: str | None) -> SceneRecord:
     else:
         views = {} if record.image is None else {PHOTO: View(record.image)}
     kept = {key: value for key, value in record.extra.items() if key == "fault"}
-    bare = SceneRecord(source_of(record, view), record.split, None, views=views, extra=kept)
+    name = aerial_id(record) if view == AERIAL else record.id
+    bare = SceneRecord(name, record.split, None, views=views, extra=kept)
     return replace(bare, group=record.group, domain=record.domain, licence=record.licence)
 
 

@@ -145,14 +145,14 @@ def usable(
 ) -> tuple[list[SceneRecord], dict[str, str]]:
     """The records that can be read and have what is needed, and why the others cannot be used, by id; all are decoded.
 
-    needs: «image», «labels», «instances». views: those that must be readable; others are not decoded. Raises DataError
-    when more than `max_bad` scenes cannot be used, or all.
+    needs: «image», «labels», «instances». views: those that must be readable where a record has them; others are not
+    decoded. Raises DataError when more than `max_bad` scenes cannot be used, or all.
     """
 
     def fault(record: SceneRecord) -> str | None:
         try:
             if views:
-                for view in views:
+                for view in record.views.keys() & set(views):
                     dataset.read_view(record, view)
                 return None
             scene = dataset.read(record)

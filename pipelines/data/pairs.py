@@ -110,6 +110,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"the table cannot be read ({error.strerror})", where=path) from error
 
 
+def aerial_id(record: SceneRecord) -> str:
+    """The name of the aerial picture of a record, several street pictures of which may be listed; else the record's."""
+    return str(record.extra.get("aerial_id") or record.id)
+
+
 def lies_within(name: str) -> bool:
     """Does a relative path stay in its folder, by its words alone? Links are followed, and judged, where it is read."""
     return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")

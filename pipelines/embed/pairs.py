@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from pipelines.config import Config
 from pipelines.data.augment import Size, image_tensor, jitter, resize_image
+from pipelines.data.pairs import aerial_id
 from pipelines.data.scene import SceneRecord, Schema
 from pipelines.embed.embedder import batched, embed_images
 from pipelines.embed.objectives import Objective, joined_similarities, objective
@@ -179,7 +180,7 @@ class PairEmbedder:
         aerial images of each.
         """
         records = sources.validation
-        items = {item_of(record): record for record in records if "aerial" in record.views}
+        items = {aerial_id(record): record for record in records if "aerial" in record.views}
         pairs = {record.id: record for record in records if has_both(record)}
         if not pairs:
             raise DataError("no scene of the validation split has both an aerial and a ground view")
@@ -211,12 +212,12 @@ def _ranks(records: Sequence[SceneRecord], aerial: Mapping[str, np.ndarray], gro
 
     aerial: vectors by the name of the image. ground: vectors by the id of the pair.
     """
-    items = dict.fromkeys(item_of(record) for record in records if "aerial" in record.views)
+    items = dict.fromkeys(aerial_id(record) for record in records if "aerial" in record.views)
     number = {item: i for i, item in enumerate(items)}
     pairs = [record for record in records if has_both(record)]
-    semi = [[number[i] for i in semi_of(record) if i in number and i != item_of(record)] for record in pairs]
+    semi = [[number[i] for i in semi_of(record) if i in number and i != aerial_id(record)] for record in pairs]
     queries, gallery = np.stack([ground[r.id] for r in pairs]), np.stack([aerial[item] for item in items])
-    return rank(queries, gallery, np.array([number[item_of(record)] for record in pairs]), semi)
+    return rank(queries, gallery, np.array([number[aerial_id(record)] for record in pairs]), semi)
 
 
 def turn_pair(ground: np.ndarray, aerial: np.ndarray, turn: float) -> tuple[np.ndarray, np.ndarray]:
@@ -255,11 +256,6 @@ def place_of(record: SceneRecord) -> str:
     return record.group or record.id
 
 
-def item_of(record: SceneRecord) -> str:
-    """The name of the record's aerial image; several street views may share one."""
-    return str(record.extra.get("aerial_id", record.id))
-
-
 def semi_of(record: SceneRecord) -> list[str]:
     return [str(item) for item in record.extra.get("semi", ())]
 
@@ -271,7 +267,7 @@ def identity(record: SceneRecord) -> dict[str, Tensor]:
         raise DataError(f"the pair {record.id} has {len(semi)} semi-positives, at most {MOST_SEMI} are possible")
     return {
         "place": torch.tensor(name_number(place_of(record))),
-        "item": torch.tensor(name_number(item_of(record))),
+        "item": torch.tensor(name_number(aerial_id(record))),
         "source": torch.tensor(name_number(record.domain)),
         "semi": torch.tensor(semi + [-1] * (MOST_SEMI - len(semi))),
     }

@@ -56,7 +56,7 @@ class Nearest:
         categories: np.ndarray | None = None,
     ) -> None:
         """Compare all queries with m vectors (m, d) float32 of some rows (m,), each row offered once."""
-        for first in range(0, len(rows), ROWS):
+        for first in range(0, len(rows) if len(self.queries) else 0, ROWS):
             part = slice(first, first + ROWS)
             block = np.ascontiguousarray(vectors[part], np.float32)
             numbers = np.asarray(rows[part], np.int64)

@@ -55,7 +55,7 @@ def using(threads: int) -> Iterator[None]:
 
 def on_gpu() -> bool:
     """Is there a GPU that faiss can use."""
-    return int(getattr(library(), "get_num_gpus", int)()) > 0
+    return bool(library().get_num_gpus() > 0)
 
 
 @dataclass(eq=False)
@@ -245,7 +245,7 @@ class VectorIndex:
                     return 0
 
             try:
-                faiss.write_index(self.index, faiss.PyCallbackIOWriter(write, 1 << 24))
+                faiss.write_index(self.index, faiss.PyCallbackIOWriter(write, 1 << 22))
             except RuntimeError as error:
                 if refused:
                     raise refused[0] from error

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipelines import weights as published
+from pipelines.data.pairs import GROUND
 from pipelines.errors import ConfigError, EnvironmentFault, RgsError
 from pipelines.metrics import divergence, perceptual, sharpness
 from pipelines.metrics.distances import DEFINITIONS, FEWEST, UNDER_TRAINED, score_name, weights_file
-from pipelines.metrics.scores import JudgeName, NotComputed
+from pipelines.metrics.scores import LOWER, JudgeName, NotComputed
 
 Metric = Literal[
     "psnr",
@@ -67,7 +68,7 @@ class Given:
 
     images, references: how many; references are 0 without any. features: the run whose features distances are measured
     in, if any; space: as asked for. net: trunk of LPIPS. sd: form of the sharpness difference. weights: a directory
-    beside torch's cache. photos: the samples were made from photos, not from layouts.
+    beside torch's cache. view: which view the samples show that were made from photos of another; None of layouts.
     """
 
     images: int
@@ -79,7 +80,7 @@ class Given:
     weights: Path | None = None
     allow_few: bool = False
     sd: sharpness.Variant = "signed"
-    photos: bool = False
+    view: str | None = None
 
 
 @dataclass
@@ -98,7 +99,9 @@ def choose(asked: Sequence[Metric] | None, given: Given) -> Choice:
     EnvironmentFault or ArtifactError for weights.
     """
     choice = Choice()
-    usual = [metric for metric in METRICS if given.photos or metric not in OF_PHOTOS]
+    usual = [metric for metric in METRICS if given.view or metric not in OF_PHOTOS]
+    if given.view != GROUND:  # only a level view has its sky above
+        usual = [metric for metric in usual if not metric.endswith(LOWER)]
     for job in (job for metric in dict.fromkeys(asked or usual) for job in _jobs(metric, asked is not None, given)):
         try:
             _require(job, given, choice.files)
@@ -157,7 +160,7 @@ def _require(job: Job, given: Given, files: dict[str, Path]) -> None:
     lacks = []
     if job.metric not in OF_JUDGE and job.metric != "is" and not given.references:
         lacks.append("reference images (--reference)")
-    if job.metric in OF_JUDGE and given.photos:
+    if job.metric in OF_JUDGE and given.view is not None:
         raise ConfigError(
             f"{job.name} compares with a layout, and these samples were made from photos", fix="leave the metric out"
         )

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from pipelines.data.pairs import AERIAL, GROUND
+from pipelines.data.pairs import AERIAL, GROUND, aerial_id
 from pipelines.data.scene import SceneRecord
-from pipelines.metrics.recall import Ranks, Ties, one_percent, permutation_p
+from pipelines.metrics.recall import Ranks, Ties, one_percent, permutation_p, wilson
 
 Direction = Literal["ground-aerial", "aerial-ground"]
 """From the view of the queries to that of the gallery."""
@@ -70,18 +70,14 @@ def _gallery(name: str, records: Sequence[SceneRecord]) -> Gallery:
     number: dict[str, int] = {}
     aerials: list[SceneRecord] = []
     for record in records:
-        if AERIAL in record.views and _aerial_id(record) not in number:
-            number[_aerial_id(record)] = len(aerials)
+        if AERIAL in record.views and aerial_id(record) not in number:
+            number[aerial_id(record)] = len(aerials)
             aerials.append(record)
     grounds = [record for record in records if AERIAL in record.views and GROUND in record.views]
-    owner = np.array([number[_aerial_id(record)] for record in grounds], np.int64)
+    owner = np.array([number[aerial_id(record)] for record in grounds], np.int64)
     near = [[number[i] for i in record.extra.get("semi", ()) if i in number] for record in grounds]
     semi = [[i for i in items if i != own] for items, own in zip(near, owner.tolist(), strict=True)]
     return Gallery(name, aerials, grounds, owner, semi)
-
-
-def _aerial_id(record: SceneRecord) -> str:
-    return str(record.extra.get("aerial_id", record.id))
 
 
 @dataclass(frozen=True)
@@ -141,6 +137,26 @@ def pool(tallies: Sequence[Tally]) -> Tally:
         np.concatenate([getattr(one, name) for one in tallies]) for name in ("found", "wanted", "strata", "chance")
     )
     return Tally(hits, found, wanted, strata, chance, sum(sizes.values()))
+
+
+def table_row(source: str, tallies: Sequence[tuple[Tally, Tally]], seed: int) -> dict[str, Any]:
+    """A row of the report's table: all queries of some tallies, each with that of the color histograms."""
+    mine, baseline = pool([one for one, _ in tallies]), pool([other for _, other in tallies])
+    return {
+        "source": source,
+        "queries": len(mine),
+        "gallery": mine.gallery,
+        "recall": {k: {**_share(mine, k), "published": mine.recall(k, "for")} for k in KS},
+        "chance": float(mine.chance.mean()),
+        "p": mine.p(seed),
+        "histogram": {"recall": {k: _share(baseline, k) for k in KS}, "p": baseline.p(seed)},
+        "alarm": mine.alarm(),
+    }
+
+
+def _share(one: Tally, k: str) -> dict[str, Any]:
+    hits = int(one.hits[k, "against"].sum())
+    return {"value": one.recall(k), "hits": hits, "interval": list(wilson(hits, len(one)))}
 
 
 def _k(k: str, gallery: int) -> int:

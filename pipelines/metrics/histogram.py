@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
+
+from pipelines.metrics.recall import rows_at_once
 
 BINS = 8
 """Of each of red, green and blue, equally wide."""
@@ -19,6 +23,13 @@ def color_histogram(image: np.ndarray) -> np.ndarray:
     """(h, w, 3) uint8 -> (BINS³,) float32 shares of its pixels."""
     counts = cv2.calcHist([np.ascontiguousarray(image)], [0, 1, 2], None, [BINS] * 3, [0, 256] * 3)
     return np.asarray(counts.reshape(-1) / counts.sum(), np.float32)
+
+
+def similarities(queries: np.ndarray, gallery: np.ndarray) -> Iterator[np.ndarray]:
+    """Chi-square distances, negated, some queries at a time: (rows, g) each."""
+    rows = rows_at_once(len(gallery))
+    for first in range(0, len(queries), rows):
+        yield -chi_square(queries[first : first + rows], gallery)
 
 
 def chi_square(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:

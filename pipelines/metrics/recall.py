@@ -86,21 +86,28 @@ def rank(
         if bad:
             raise NumericalError(f"{bad} of {len(vectors)} vectors of the {name} are not finite")
     a, b = (np.ascontiguousarray(vectors, dtype=np.float32) for vectors in (queries, gallery))
-    chunk = max(1, _CHUNK // max(len(b), 1))
-    return _rank((a[first : first + chunk] @ b.T for first in range(0, len(a), chunk)), len(b), positives, ignored)
+    chunk = rows_at_once(len(b))
+    return rank_chunks(
+        (a[first : first + chunk] @ b.T for first in range(0, len(a), chunk)), len(b), positives, ignored
+    )
+
+
+def rows_at_once(gallery: int) -> int:
+    """Queries whose similarities to a gallery are held at once."""
+    return max(1, _CHUNK // max(gallery, 1))
 
 
 def rank_similarities(
     similarities: np.ndarray, positives: Positives, ignored: Sequence[Sequence[int]] | None = None
 ) -> Ranks:
     """`rank` of similarities (q, g) that are known already."""
-    return _rank(iter([np.array(similarities)]), similarities.shape[1], positives, ignored)
+    return rank_chunks(iter([np.array(similarities)]), similarities.shape[1], positives, ignored)
 
 
-def _rank(
-    chunks: Iterator[np.ndarray], gallery: int, positives: Positives, ignored: Sequence[Sequence[int]] | None
+def rank_chunks(
+    chunks: Iterator[np.ndarray], gallery: int, positives: Positives, ignored: Sequence[Sequence[int]] | None = None
 ) -> Ranks:
-    """The ranks from similarities chunk by chunk; a chunk is overwritten."""
+    """`rank` of similarities (rows, gallery) that come some queries at a time; a chunk is overwritten."""
     mine = [np.atleast_1d(np.asarray(p, dtype=np.int64)) for p in positives]
     left_out = [np.asarray(items, dtype=np.int64) for items in ignored or [()] * len(mine)]
     found: list[np.ndarray] = []

@@ -63,7 +63,7 @@ from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open
 from pipelines.stages.evaluate_sheet import Column, choose_examples, standouts
 from pipelines.stages.evaluate_training import JudgeView
 
-OF_SUBJECT = {"output": "images", "guidance": "guidance images", "shuffled": "images under other layouts"}
+OF_SUBJECT = {"output": "images", "guidance": "guidance images", "shuffled": "images under other sources"}
 
 
 class Evaluate(Config):
@@ -300,7 +300,7 @@ def choose_for(config: Evaluate, opened: Opened, weights: Path | None) -> Choice
             weights=weights,
             allow_few=config.allow_few,
             sd=config.sd,
-            photos=_of_photos(opened.artifact),
+            view=opened.artifact.statistics.get("target_view"),
         ),
     )
     if not choice.jobs and not opened.seen.inputs and not opened.witnesses:
@@ -363,7 +363,8 @@ def _score(
 
 def _summary(opened: Opened, history: History) -> str:
     """One sentence: made from what, by what, compared with what."""
-    text = f"Made from {opened.layouts} layouts by {history.made_by}"
+    view = opened.artifact.statistics.get("source_view")
+    text = f"Made from {opened.layouts} {f'{view} photos' if view else 'layouts'} by {history.made_by}"
     if opened.reference is not None:
         reference = opened.reference
         text += (

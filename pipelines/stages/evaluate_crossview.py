@@ -27,9 +27,8 @@ from pipelines.metrics.correspondence import Answers, Items, ask, numbers
 from pipelines.metrics.samples import Reference, Sample
 from pipelines.metrics.scores import OWN, Context, JudgeName, NotComputed, Score, weights_text
 from pipelines.progress import Progress
-from pipelines.stages.embedders import open_embedder
 from pipelines.stages.evaluate_bank import Findings, Subject
-from pipelines.stages.evaluate_embedder import trained_places
+from pipelines.stages.evaluate_embedder import open_finished, trained_places
 from pipelines.stages.evaluate_judge import helped_to_train
 from pipelines.train.run import Weights
 
@@ -65,7 +64,7 @@ class Witness:
 
 def open_witness(reference: str, samples: Artifact) -> Witness:
     """An embedder by its run. Raises ConfigError when the samples are of no view, or it does not know their views."""
-    embedder = open_embedder(reference)
+    embedder = open_finished(reference)
     views = [samples.statistics.get(key) for key in ("target_view", "source_view")]
     if None in views:
         raise ConfigError(

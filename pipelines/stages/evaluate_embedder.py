@@ -47,15 +47,16 @@ from pipelines.metrics.galleries import (
     Question,
     Tally,
     galleries,
-    pool,
+    table_row,
     tally,
 )
-from pipelines.metrics.recall import rank, rank_similarities, wilson
+from pipelines.metrics.recall import rank, rank_chunks
 from pipelines.metrics.report import Figure, render_retrieval
 from pipelines.metrics.scores import Score
 from pipelines.progress import Progress, silent
 from pipelines.runtime import pick_device
 from pipelines.stages.embedders import open_embedder
+from pipelines.train.run import parse_reference
 
 SHOWN = 5
 """Hits of a query that the page shows."""
@@ -134,7 +135,7 @@ def run(
         tables = {direction: _table(direction, opened, found, config.seed) for direction in DIRECTIONS}
         scores = [score for direction in DIRECTIONS for score in _scores(direction, found, tables[direction])]
         report = {
-            "title": f"{_subject(opened)}: retrieval of {len(found.queries)} places",
+            "title": f"{_subject(opened)}: retrieval, {len(found.queries)} queries",
             "summary": f"{_asked_text(config, opened, reference)} Measured by rgs {tool_version()}.",
             "scores": [score.to_json() for score in scores],
             "not_computed": [],
@@ -147,6 +148,10 @@ def run(
                 "digest": opened.digest,
             },
             "judge": None,
+            "embedders": [
+                {"name": e.label, "weights": e.sha256, "step": e.weights.step, "queries": len(ids)}
+                for e, ids in zip(opened.embedders, opened.asked, strict=True)
+            ],
             "retrieval": tables,
             "baseline": histogram.PROTOCOL,
             "seen": opened.seen,
@@ -158,7 +163,9 @@ def run(
         page = render_retrieval(report, list(found.figures.values()))
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         (folder / "report.html").write_text(page, encoding="utf-8")
-        statistics.update({"count": len(found.queries), "scores": {s.name: s.value for s in scores}})
+        alarms = [f"{row['source']}: {row['alarm']}" for row in tables["ground-aerial"] if row["alarm"]]
+        values = {score.name: score.value for score in scores}
+        statistics.update({"count": len(found.queries), "scores": values, "warnings": [*opened.seen, *alarms]})
     return open_artifact(out, "report")
 
 
@@ -208,7 +215,7 @@ def _open(
     digest = dataset_digest(dataset, records)
     inputs = [Input("reference", relative_path(reference, home), digest)]
     for number, (reference_to_run, ids) in enumerate(zip(runs, asked, strict=True)):
-        embedder = open_embedder(reference_to_run)
+        embedder = open_finished(reference_to_run)
         if not {AERIAL, GROUND} <= embedder.towers.keys():
             raise ConfigError(
                 f"{embedder.label} embeds {', '.join(embedder.towers)}, no pairs of views", where=reference_to_run
@@ -260,6 +267,19 @@ def _read_folds(folds: Path, pairs: dict[str, SceneRecord], reference: Path) -> 
     return read
 
 
+def open_finished(reference: str) -> Embedder:
+    """An embedder by its run. Raises ArtifactError when it is still training and no step is named."""
+    embedder = open_embedder(reference)
+    weights = embedder.weights
+    if parse_reference(reference)[1] is None and weights.manifest["status"] != "finished":
+        raise ArtifactError(
+            f"the embedder is not finished (step {weights.step})",
+            where=weights.run,
+            fix=f"let it finish, or name the step: {weights.run}@{weights.step}",
+        )
+    return embedder
+
+
 def trained_places(run: Path) -> set[str]:
     """The places that a run was trained on, and those of the runs that it grew out of, as far as they are found."""
     try:
@@ -294,17 +314,22 @@ def _ask(config: EvaluateEmbedder, opened: Opened, device: Any, progress: Progre
                 of, among = (GROUND, AERIAL) if direction == "ground-aerial" else (AERIAL, GROUND)
                 queries = vectors[of][question.queries]
                 ranks = rank(queries, vectors[among], question.positives, question.ignored)
-                distances = histogram.chi_square(bars[of][question.queries], bars[among])
-                alike = rank_similarities(-distances, question.positives, question.ignored)
+                alike = rank_chunks(
+                    histogram.similarities(bars[of][question.queries], bars[among]),
+                    len(bars[among]),
+                    question.positives,
+                    question.ignored,
+                )
                 mine, baseline = (tally(gallery, direction, question, r, number) for r in (ranks, alike))
                 found.tallies.setdefault((direction, number), []).append((mine, baseline))
                 if direction == "ground-aerial":
                     found.queries += [gallery.grounds[i] for i in question.queries]
-                    similarities = queries @ vectors[among].T
                     for row, i in enumerate(question.queries):
                         if gallery.grounds[i].id in shown:
+                            cosines = vectors[among] @ queries[row]
+                            place = int(ranks.tied[row]) + 1
                             found.figures[gallery.grounds[i].id] = _figure(
-                                opened.dataset, gallery, question, row, similarities[row], int(ranks.tied[row]) + 1
+                                opened.dataset, gallery, question, row, cosines, place
                             )
     return found
 
@@ -335,7 +360,6 @@ def _figure(
 ) -> Figure:
     """One query: its street view, its own aerial picture, and what was found, hits framed in green."""
     own = set(question.positives[row])
-    similarities = similarities.copy()
     similarities[question.ignored[row]] = -np.inf
     record = gallery.grounds[int(question.queries[row])]
 
@@ -369,29 +393,10 @@ def framed(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 def _table(direction: Direction, opened: Opened, found: Found, seed: int) -> list[dict[str, Any]]:
     """A row per gallery that was asked, and one of all where there are several."""
     asked = [(n, found.tallies[direction, n]) for n in range(len(opened.galleries)) if (direction, n) in found.tallies]
-    rows = [_row(opened.galleries[number].name or "all", tallies, seed) for number, tallies in asked]
+    rows = [table_row(opened.galleries[number].name or "all", tallies, seed) for number, tallies in asked]
     if len(rows) > 1:
-        rows.append(_row("all", [pair for _, tallies in asked for pair in tallies], seed))
+        rows.append(table_row("all", [pair for _, tallies in asked for pair in tallies], seed))
     return rows
-
-
-def _row(source: str, tallies: Sequence[tuple[Tally, Tally]], seed: int) -> dict[str, Any]:
-    mine, baseline = pool([one for one, _ in tallies]), pool([other for _, other in tallies])
-    return {
-        "source": source,
-        "queries": len(mine),
-        "gallery": mine.gallery,
-        "recall": {k: {**_share(mine, k), "published": mine.recall(k, "for")} for k in KS},
-        "chance": float(mine.chance.mean()),
-        "p": mine.p(seed),
-        "histogram": {"recall": {k: _share(baseline, k) for k in KS}, "p": baseline.p(seed)},
-        "alarm": mine.alarm(),
-    }
-
-
-def _share(one: Tally, k: str) -> dict[str, Any]:
-    hits = int(one.hits[k, "against"].sum())
-    return {"value": one.recall(k), "hits": hits, "interval": list(wilson(hits, len(one)))}
 
 
 def _scores(direction: Direction, found: Found, table: Sequence[dict[str, Any]]) -> list[Score]:

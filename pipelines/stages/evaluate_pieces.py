@@ -51,7 +51,7 @@ def open_seen(
         opened_bank = open_bank(bank, samples, schema)
         inputs.append(opened_bank.artifact.as_input("bank", home))
     if training is not None:
-        opened_training = open_training(training, format, split)
+        opened_training = open_training(training, format, split, samples.statistics.get("target_view"))
         inputs.append(Input("training", relative_path(training, home), opened_training.digest))
     elif split is not None:
         raise ConfigError("--training-split names a split of --training", fix="give --training too, or leave it out")
@@ -61,7 +61,7 @@ def open_seen(
 def lacking(seen: Seen, samples: Artifact) -> list[NotComputed]:
     """What was not asked for, and how to."""
     missing = []
-    if seen.bank is None:
+    if seen.bank is None and "source_view" not in samples.statistics:
         names = ["retrieval"] if samples.input("bank") is not None else []
         missing += [NotComputed(name, "needs the bank (--bank)") for name in (*names, "copy/segments")]
     if seen.training is None:

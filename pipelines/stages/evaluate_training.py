@@ -10,6 +10,7 @@ import numpy as np
 
 from pipelines.data.augment import Size, resize_image
 from pipelines.data.digest import dataset_digest
+from pipelines.data.listing import decode_view
 from pipelines.data.open import open_dataset
 from pipelines.data.pixels import read_image
 from pipelines.data.scene import SceneRecord
@@ -26,12 +27,20 @@ Extract = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Training:
-    """Training images to compare with. digest: of the dataset's records."""
+    """Training images to compare with, one view of paired data. digest: of the dataset's records."""
 
     root: Path
     kind: str
     records: list[SceneRecord]
     digest: str
+    view: str | None
+
+    def read(self, record: SceneRecord) -> np.ndarray:
+        """(h, w, 3) uint8 RGB."""
+        if self.view is not None:
+            return decode_view(record.views[self.view])
+        assert record.image is not None
+        return read_image(record.image)
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,18 @@ class JudgeView:
     extract: Extract
 
 
-def open_training(root: Path, format: str | None, split: str | None) -> Training:
-    """The training images of a dataset. Raises DataError when it has none."""
+def open_training(root: Path, format: str | None, split: str | None, view: str | None) -> Training:
+    """The training images of a dataset, or a view of its places. Raises DataError when it has none."""
     dataset = open_dataset(root, format)
-    records = [record for record in dataset.records(split) if record.image is not None]
+    records = [r for r in dataset.records(split) if (r.image is not None if view is None else view in r.views)]
     if not records:
-        raise DataError("the training dataset has no images", where=root, fix="name its split with --training-split")
+        raise DataError(
+            f"the training dataset has no {view or ''} images".replace("  ", " "),
+            where=root,
+            fix="name its split with --training-split",
+        )
     kind = f"{dataset.format} dataset" + (f", split {split}" if split else "")
-    return Training(root, kind, records, dataset_digest(dataset, records))
+    return Training(root, kind, records, dataset_digest(dataset, records), view)
 
 
 @dataclass(frozen=True)
@@ -72,9 +85,8 @@ def read_training(
     """Read every training image once; features are of the images at a size. Raises DataError when none can be read."""
     records, thumbs, prints, features, bad = [], [], [], [], []
     for done, record in enumerate(training.records, start=1):
-        assert record.image is not None
         try:
-            image = read_image(record.image)
+            image = training.read(record)
         except RgsError as error:
             bad.append(f"{record.id}: {error.what}")
         else:
@@ -157,17 +169,12 @@ def _against(
         image = read_image(sample.image)
         pictures = {
             "output": image,
-            "training image": read_image(_image(record)),
+            "training image": training.read(record),
             "photo": subject.real(sample, image),
         }
         text = f"{sample.name} and {record.id}: distance {mine.distance[i]:.1f}, the photo's {theirs[i]:.1f}"
         figures.append(Figure(pictures, text))
     return Findings(scores, missing, figures={title: figures})
-
-
-def _image(record: SceneRecord) -> Path:
-    assert record.image is not None
-    return record.image
 
 
 def _audit(made: Findings, training: Training, photos: Photos, originals: Mapping[str, np.ndarray]) -> None:
@@ -194,7 +201,7 @@ def _audit(made: Findings, training: Training, photos: Photos, originals: Mappin
             Figure(
                 {
                     "photo": originals[names[leak.reference]],
-                    "training image": read_image(_image(photos.records[leak.training])),
+                    "training image": training.read(photos.records[leak.training]),
                 },
                 f"{names[leak.reference]} and {photos.records[leak.training].id}: "
                 + ("the same pixels" if leak.same else f"{leak.bits} of 64 hash bits differ"),

@@ -34,7 +34,7 @@ from pipelines.data.folder import read_classes
 from pipelines.data.scene import Schema
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.stages.train import config_of
-from pipelines.systems.table import find_system
+from pipelines.systems.table import find_system, find_trainable
 from pipelines.train.run import RunWriter
 from pipelines.weights import read
 
@@ -47,22 +47,23 @@ DEPTH = 4
 class Published:
     """A published network: its file, what it is, the authors' options, and the classes of its labels.
 
-    part: which network of the system («G», «D», …). classes: a classes.json, a class for each channel of the labels.
-    licence: the terms under which the weights were published, "" if not told.
+    part: which network of the system («G», «D», …). classes: a classes.json, a class for each channel of the labels;
+    None for a system without labels. licence: the terms under which the weights were published, "" if not told.
     """
 
     file: Path
     system: str
     part: str
     options: Mapping[str, Any]
-    classes: Path
+    classes: Path | None = None
     licence: str = ""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The network with its weights, and what its run will say."""
+    """The network with its weights, and what its run will say: trainable is what it is a run of."""
 
+    trainable: str
     network: nn.Module
     config: Any
     schema: Schema
@@ -79,7 +80,7 @@ def run(published: Published, out: Path) -> Artifact:
     """
     prepared = prepare(published, out)
     with filling(out) as partial:
-        writer = RunWriter(partial, published.system, prepared.config, [prepared.source], prepared.facts)
+        writer = RunWriter(partial, prepared.trainable, prepared.config, [prepared.source], prepared.facts)
         writer.begin()
         writer.checkpoint(0, {published.part: prepared.network}, {}, {}, 1, "finished", prepared.statistics)
     return open_artifact(out, "run")
@@ -89,7 +90,7 @@ def plan(published: Published, out: Path) -> dict[str, Any]:
     """What `run` would do: the resolved config, the input with its digest, what was found in the file."""
     prepared = prepare(published, out)
     return {
-        "imports": f"{published.part} of {published.system}",
+        "imports": f"{published.part} of {prepared.trainable}",
         "config": prepared.config.model_dump(mode="json"),
         "inputs": [prepared.source.to_json()],
         "classes": len(prepared.schema.classes),
@@ -103,13 +104,13 @@ def prepare(published: Published, out: Path) -> Prepared:
     """Read everything and check that it fits together, before anything is written."""
     require_free(out)
     authors = published_module(published.system)
-    schema, _ = read_classes(published.classes)
-    require_classes(schema, authors, published)
+    trainable: str = getattr(authors, "TRAINABLE", published.system)
+    schema = schema_of(published, authors)
     state, unwrapped = unwrap(read_file(published.file), published.part, published.file)
     require_numbers(state, published.file)
     model = authors.settings(published.part, state, published.options)
     network = authors.load(published.part, state, published.options)
-    require_buildable(network, published, model, schema)
+    require_buildable(network, published, trainable, model, schema)
     digest = sha256_file(published.file)
     facts: dict[str, Any] = {
         "schema": schema.to_json(),
@@ -130,14 +131,31 @@ def prepare(published: Published, out: Path) -> Prepared:
         "unwrapped": unwrapped,
     }
     source = Input("published", relative_path(published.file, out.parent), digest)
-    return Prepared(
-        network, config_of(published.system).model_validate({"model": model}), schema, source, facts, statistics
-    )
+    config = config_of(trainable).model_validate({"model": model})
+    return Prepared(trainable, network, config, schema, source, facts, statistics)
 
 
 def published_module(system: str) -> ModuleType:
-    """The module `published` of a system: load, settings, classes and Options."""
+    """The module `published` of a system: load, settings, Options and, where it has labels, classes.
+
+    TRAINABLE, where there is one: what its networks are runs of, if not of the system itself.
+    """
     return importlib.import_module(find_system(system).__module__.rpartition(".")[0] + ".published")
+
+
+def schema_of(published: Published, authors: ModuleType) -> Schema:
+    """What the labels of the network mean. ConfigError where classes are missing, or given for one without labels."""
+    if hasattr(authors, "classes") != (published.classes is not None):
+        raise ConfigError(
+            f"networks of {published.system} read {'labels' if published.classes is None else 'no labels'}",
+            where="--classes",
+            fix="give a classes.json" if published.classes is None else "leave it out",
+        )
+    if published.classes is None:
+        return Schema(())
+    schema, _ = read_classes(published.classes)
+    require_classes(schema, authors, published)
+    return schema
 
 
 def require_classes(schema: Schema, authors: ModuleType, published: Published) -> None:
@@ -227,16 +245,16 @@ def require_numbers(state: Mapping[str, Tensor], where: Path) -> None:
             raise ArtifactError(f"{name} holds values that are not finite", where=where, fix="fetch the file again")
 
 
-def require_buildable(network: nn.Module, published: Published, model: Any, schema: Schema) -> None:
-    """ConfigError unless the system, under the config of the run, builds a network of exactly these tensors."""
+def require_buildable(network: nn.Module, published: Published, trainable: str, model: Any, schema: Schema) -> None:
+    """ConfigError unless the trainable, under the config of the run, builds a network of exactly these tensors."""
     with torch.device("meta"):
-        built = find_system(published.system)(model, schema).networks()[published.part]
+        built = find_trainable(trainable)(model, schema).networks()[published.part]
     wanted = {key: tensor.shape for key, tensor in network.state_dict().items()}
     found = {key: tensor.shape for key, tensor in built.state_dict().items()}
     differing = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if differing:
         raise ConfigError(
-            f"the config of {published.system} cannot express this form of {published.part}: "
+            f"the config of {trainable} cannot express this form of {published.part}: "
             f"{len(differing)} tensors differ, the first is {differing[0]}",
             where=published.file,
         )

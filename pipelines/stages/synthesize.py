@@ -204,7 +204,9 @@ def _frozen(
         raise ConfigError(f"{loaded.name} with this config uses no {role!r}", fix=f"leave out --with {role}=…")
     frozen: dict[str, nn.Module] = {}
     for role, kind in needs.frozen.items():
-        wanted = loaded.weights.manifest["trained_with"][role]
+        wanted = loaded.weights.manifest.get("trained_with", {}).get(role)
+        if wanted is None:
+            raise ArtifactError(f"the run does not say which {role} it was trained with", where=loaded.weights.run)
         if role in requested.frozen:
             path, step = parse_reference(requested.frozen[role])
         else:
@@ -259,12 +261,13 @@ def _recorded(loaded: LoadedRun, role: str) -> Path:
         raise ConfigError(
             f"the run was imported, not trained here: it knows no {role}",
             where=loaded.weights.run,
-            fix=f"give the {role}: rgs build-bank and rgs train index make banks and indexes",
+            fix="give --bank and --index; rgs build-bank and rgs train index make them",
         )
-    path = loaded.weights.run.parent / given["path"]
+    path: Path = loaded.weights.run.parent / given["path"]
     if not path.is_dir():
+        flag = f"--{role}" if role in ("bank", "index") else f"--with {role}=RUN"
         raise ArtifactError(
-            f"the {role} of the run is not at {given['path']}", where=loaded.weights.run, fix=f"give --{role}"
+            f"the {role} of the run is not at {given['path']}", where=loaded.weights.run, fix=f"give {flag}"
         )
     return path
 

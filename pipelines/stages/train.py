@@ -88,7 +88,8 @@ class Prepared:
     """Inputs opened and checked against the plan of the trainable.
 
     trained_with, teachers: of each frozen role the sha256 of its weights, and the identity of its run at any step.
-    places: of paired data the groups trained on, so that an evaluation can refuse to ask for them.
+    places: of paired data the groups trained on, here and in the run that it starts from, so that an evaluation can
+    refuse to ask for them.
     bad: why scenes cannot be used, by id; the sources lack them.
     """
 
@@ -132,7 +133,7 @@ def run(
         "schema": prepared.schema.to_json(),
         "trained_with": prepared.trained_with,
         "teachers": prepared.teachers,
-        "scenes": len(prepared.sources.records),
+        **_counted(prepared.sources),
         "places": prepared.places,
         "bad": [{"id": scene, "reason": reason} for scene, reason in prepared.bad.items()],
     }
@@ -169,20 +170,21 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
     home = out.parent
     trainable = find_trainable(name)
     dataset, records, validation = open_scenes(name, config, given)
-    # which classes there are the dataset says, or the bank of a training that has no other data
-    schema = dataset.schema if dataset is not None else Bank.open(given.bank).schema if given.bank else Schema(())
-    plan = trainable.plan(config.model, schema, config.train.steps)
-    if plan.train.dataset and dataset is None:
+    needs = trainable.plan(config.model, dataset.schema if dataset else Schema(()), config.train.steps).train
+    if needs.dataset and dataset is None:
         raise ConfigError(f"{name} needs a dataset", fix="give --data")
-    if dataset is not None and not plan.train.dataset:
+    if dataset is not None and not needs.dataset:
         raise ConfigError(f"{name} learns from a bank alone", fix="leave out --data")
+    bank, neighbors = open_retrieval(needs, given.bank, given.index, name)
+    # which classes there are the dataset says, or the bank of a training that has no other data
+    schema = dataset.schema if dataset else bank.schema if bank else Schema(())
+    plan = trainable.plan(config.model, schema, config.train.steps)
     inputs = []
     if dataset is not None:
         assert given.data is not None
         inputs.append(Input("data", relative_path(given.data, home), dataset_digest(dataset, records)))
     if dataset is not None and validation:
         inputs.append(Input("validation", relative_path(dataset.root, home), dataset_digest(dataset, validation)))
-    bank, neighbors = open_retrieval(plan.train, given.bank, given.index, name)
     if bank is not None:
         require_same_classes(schema, bank.schema, "the bank", given.bank)
         inputs.append(bank.artifact.as_input("bank", home))
@@ -205,19 +207,31 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
         inputs.append(loaded.weights.as_input(role, home))
     if plan.perceptual:
         frozen["perceptual"] = perceptual_network(config.perceptual, given.weights)
+    places: set[str] = set()
     if given.init is not None:
         path, step = parse_reference(given.init.partition(":")[0])
-        inputs.append(open_weights(path, step).as_input("init", home))
+        start = open_weights(path, step)
+        inputs.append(start.as_input("init", home))
+        places.update(start.manifest.get("places", ()))
     bad: dict[str, str] = {}
     if dataset is not None and plan.train.bank is None:
         views = plan.train.views
         records = [record for record in records if all(view in record.views for view in views)]
         if not records:
             raise DataError(f"no scene has the views {' and '.join(views)}", where=given.data, fix="give paired data")
-        records, bad = usable(dataset, records, plan.train.fields, max_bad, views=views)
-    places = sorted({record.group or record.id for record in records}) if plan.train.views else []
+        everything, bad = usable(dataset, [*records, *validation], plan.train.fields, max_bad, views=views)
+        held_out = {record.id for record in validation}
+        records = [record for record in everything if record.id not in held_out]
+        validation = [record for record in everything if record.id in held_out]
+        if not records:
+            raise DataError("of the scenes to train on none can be used", where=given.data)
+        if held_out and not any(set(views) <= record.views.keys() for record in validation):
+            what = f"the views {' and '.join(views)} that can be used" if views else "what can be used"
+            raise DataError(f"no scene of the validation split has {what}", where=given.data)
+    if plan.train.views:
+        places.update(record.group or record.id for record in records)
     sources = Sources(dataset, records, validation, bank, neighbors)
-    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, places, bad)
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, sorted(places), bad)
 
 
 def open_scenes(
@@ -225,8 +239,10 @@ def open_scenes(
 ) -> tuple[ListedDataset | None, Sequence[SceneRecord], Sequence[SceneRecord]]:
     """The dataset with its scenes to train on and to measure on, which share no group."""
     if given.data is None:
-        if config.validation is not None:
-            raise ConfigError("a validation split is one of a dataset", fix="leave it out, or give --data")
+        defaults = TrainConfig()
+        for key in ("validation", "split", "format"):
+            if getattr(config, key) != getattr(defaults, key):
+                raise ConfigError(f"{key} is of a dataset, and none is given", fix=f"leave out --{key}, or give --data")
         return None, [], []
     dataset = open_dataset(given.data, config.format)
     records = dataset.records(config.split)
@@ -241,8 +257,20 @@ def open_scenes(
     if not issubclass(find_trainable(name), Validated):
         raise ConfigError(f"{name} measures nothing while it trains", fix="leave out --validation")
     validation = dataset.records(config.validation)
+    if not validation:
+        raise DataError(
+            f"the dataset has no scene in split {config.validation!r}, to measure on",
+            where=given.data,
+            fix=f"it has the splits {', '.join(dataset.splits()) or 'none'}",
+        )
     require_disjoint(records, validation)
     return dataset, records, validation
+
+
+def _counted(sources: Sources) -> dict[str, int]:
+    """How much of what there is to learn from."""
+    counts = {"scenes": len(sources.records)} if sources.dataset is not None else {}
+    return counts | ({"pieces": len(sources.bank)} if sources.bank is not None else {})
 
 
 def perceptual_network(kind: Literal["vgg19", "random"], weights: Path | None) -> nn.Module:
@@ -309,7 +337,7 @@ def plan(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_BAD
         "trains": name,
         "config": config.model_dump(mode="json"),
         "inputs": [i.to_json() for i in prepared.inputs],
-        "scenes": len(prepared.sources.records),
+        **_counted(prepared.sources),
         "bad": prepared.bad,
         "parameters": parameters,
         "bytes_per_checkpoint": weights + moments,

@@ -6,7 +6,7 @@ queries for the recall, and forgotten. An update takes the vectors of pieces tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, writing
 from pipelines.bank.bank import Bank, Exclusion
-from pipelines.bank.storage import read_arrays
+from pipelines.bank.storage import read_arrays, write_arrays
 from pipelines.config import Config
 from pipelines.embed.bank_vectors import bank_vectors
 from pipelines.embed.embedder import Embedder
@@ -35,6 +35,9 @@ BLOCK = 4096
 """How many vectors are added at once."""
 ASKED = 8192
 """How many pieces are searched between two reports of progress."""
+PIECES = "pieces.h5"
+"""Which pieces the vectors are of: their ids, and the checksums of their content, since a piece that was cut anew from
+another picture keeps its id."""
 SPILL = ".vectors.tmp"
 """Where vectors wait to be asked for their neighbors while the index keeps codes of them."""
 
@@ -52,7 +55,7 @@ class TrainEmbeddingIndex(Config):
     exclude: Exclusion = "source"
     """What may not be a piece's neighbor: itself, its image's pieces, or its group's where the group is known."""
     probes: int | None = Field(default=None, ge=1)
-    """Lists of an IVF that a search visits (default: one in 64, at least 8), candidates that one of HNSW keeps (64)."""
+    """Lists of an IVF that a search visits (default: one in 32, at least 8), candidates kept by one of HNSW (128)."""
     sample: int | None = Field(default=None, ge=1)
     """Pieces that lists and codes are trained on, drawn by their ids. Default: 64 a list, or a centroid of PQ."""
     queries: int = Field(default=1000, ge=0)
@@ -61,14 +64,14 @@ class TrainEmbeddingIndex(Config):
 
 @dataclass
 class Work:
-    """What an index is made of, checked. old: indexes whose vectors are taken over, with the ids of their pieces."""
+    """What an index is made of, checked. old: indexes whose vectors are taken over."""
 
     config: TrainEmbeddingIndex
     factory: Factory
     bank: Bank
     embedder: Embedder
     inputs: list[Input]
-    old: list[tuple[Artifact, np.ndarray]] = field(default_factory=list)
+    old: list[Artifact] = field(default_factory=list)
     origin: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     """(n, 2): for each row which of the old indexes has its vector, and in which row; NONE where it is embedded."""
 
@@ -109,42 +112,48 @@ def run(
     with writing(out, "index", work.config, work.inputs, statistics) as partial:
         blocks = _Blocks(work, str(pick_device(device)), workers)
         index, held = _begun(work, blocks, threads)
-        asked = drawn(pieces.ids, work.config.queries)
-        measured = work.factory.kind != "flat" and all(old.factory.whole for old in blocks.old) and len(asked) > 0
-        exact = Nearest(
-            blocks.of(asked if measured else asked[:0]), k, work.embedder.metric, keys[asked], categories[asked]
-        )
+        measurable = work.factory.kind != "flat" and all(old.factory.whole for old in blocks.old)
+        asked = drawn(pieces.ids, work.config.queries if measurable else 0)
+        exact = Nearest(blocks.of(asked), k, work.embedder.metric, keys[asked], categories[asked])
         kept = _Kept(index, partial / SPILL)
         progress("embedding", 0, len(pieces))
         for rows, vectors in blocks.stream(np.arange(len(pieces))):
             fresh = ~held[rows]
             index.add(rows[fresh], vectors[fresh], threads)
             kept.write(vectors)
-            if measured:
-                exact.offer(rows, vectors, keys[rows], categories[rows])
+            exact.offer(rows, vectors, keys[rows], categories[rows])
             progress("embedding", int(rows[-1]) + 1, len(pieces))
         index.sort()
         index.save(partial / FILE)
 
         found = np.full((len(pieces), k), NONE, np.int64)
         distances = np.full((len(pieces), k), np.inf)
-        gate = {"of": categories, "categories": categories} if work.embedder.gate == "category" else {}
+        gated = work.embedder.gate == "category"
         progress("searching", 0, len(pieces))
+        order = np.argsort(categories, kind="stable")  # a category at a time: it may be searched apart
         for first in range(0, len(pieces), ASKED):
-            q = np.arange(first, min(first + ASKED, len(pieces)))
-            mine = {name: values[q] if name == "of" else values for name, values in gate.items()}
+            q = order[first : first + ASKED]
             found[q], distances[q] = find(
-                index, kept.read(q), k, work.config.probes or 1, own=keys[q], keys=keys, threads=threads, **mine
+                index,
+                kept.read(q),
+                k,
+                work.config.probes or 1,
+                own=keys[q],
+                keys=keys,
+                of=categories[q] if gated else None,
+                categories=categories if gated else None,
+                threads=threads,
             )
-            progress("searching", int(q[-1]) + 1, len(pieces))
+            progress("searching", first + len(q), len(pieces))
         kept.forget()
+        write_arrays(partial / PIECES, _identities(pieces))
         write_neighbors(partial, pieces.ids, found, distances)
         statistics |= _statistics(work, found, distances)
         statistics["recall"] = {
             "k": k,
             "probes": work.config.probes,
             "queries": len(asked),
-            **_recall(work, recall(found[asked], exact.rows) if measured else None),
+            **_recall(work, recall(found[asked], exact.rows) if len(asked) else None),
         }
     return open_artifact(out, "index")
 
@@ -162,14 +171,18 @@ def plan(
     work = _prepare(config, bank, embedder, update, out)
     count, dimension = len(work.bank), work.embedder.dimension
     require_memory(_memory(work), work.factory, count, dimension, memory)
-    vectors, neighbors = work.factory.bytes(count, dimension), count * (8 + (4 + 8) * work.config.k)
+    files = {
+        FILE: work.factory.bytes(count, dimension),
+        NEIGHBORS: count * (8 + (4 + 8) * work.config.k),
+        PIECES: count * (8 + 3 * 4),
+    }
     return {
         "config": work.config.model_dump(mode="json"),
         "inputs": [i.to_json() for i in work.inputs],
         "pieces": count,
         "to_embed": int((work.origin[:, 0] == NONE).sum()),
-        "files": {FILE: vectors, NEIGHBORS: neighbors},
-        "bytes": vectors + neighbors,
+        "files": files,
+        "bytes": sum(files.values()),
         "scratch_bytes": 0 if work.factory.whole else 4 * count * dimension,
         "memory_bytes": _memory(work),
     }
@@ -209,14 +222,14 @@ def _prepare(config: TrainEmbeddingIndex, bank: Path, embedder: str | None, upda
         if config.factory is None
         else parse_factory(config.factory, opened.dimension)
     )
-    old = [(artifact, read_arrays(artifact.path / NEIGHBORS, ["id"])["id"]) for artifact in before]
     inputs = [
         Input("bank", relative_path(bank, out.parent), pieces.digest),
         opened.weights.as_input("embedder", out.parent),
         *(artifact.as_input("index", out.parent) for artifact in before),
     ]
     resolved = _resolved(config, factory, len(pieces), bool(before))
-    return Work(resolved, factory, pieces, opened, inputs, old, _origin(pieces.ids, [ids for _, ids in old]))
+    held = [read_arrays(artifact.path / PIECES, ("id", "crc32")) for artifact in before]
+    return Work(resolved, factory, pieces, opened, inputs, before, _origin(_identities(pieces), held))
 
 
 def _resolved(config: TrainEmbeddingIndex, factory: Factory, count: int, updates: bool) -> TrainEmbeddingIndex:
@@ -246,13 +259,18 @@ def _inherit(config: TrainEmbeddingIndex, old: Artifact) -> TrainEmbeddingIndex:
     return TrainEmbeddingIndex.model_validate({**old.config, **{k: v for k, v in given.items() if v is not None}})
 
 
-def _origin(ids: np.ndarray, old: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, 2) int64: see `Work.origin`; the first index that has a piece counts."""
-    origin = np.full((len(ids), 2), NONE, np.int64)
+def _identities(bank: Bank) -> dict[str, np.ndarray]:
+    """What is in PIECES."""
+    return {"id": bank.ids, "crc32": bank.checksums()}
+
+
+def _origin(pieces: Mapping[str, np.ndarray], old: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """(n, 2) int64: see `Work.origin`; the first index that has a piece with the same content counts."""
+    origin = np.full((len(pieces["id"]), 2), NONE, np.int64)
     for number, before in reversed(list(enumerate(old))):
-        order = np.argsort(before, kind="stable")
-        at = order[np.searchsorted(before, ids, sorter=order).clip(max=len(before) - 1)]
-        there = before[at] == ids
+        order = np.argsort(before["id"], kind="stable")
+        at = order[np.searchsorted(before["id"], pieces["id"], sorter=order).clip(max=len(order) - 1)]
+        there = (before["id"][at] == pieces["id"]) & (before["crc32"][at] == pieces["crc32"]).all(axis=1)
         origin[there, 0], origin[there, 1] = number, at[there]
     return origin
 
@@ -278,7 +296,7 @@ class _Blocks:
 
     def __init__(self, work: Work, device: str, workers: int) -> None:
         self._work, self._device, self._workers = work, device, workers
-        self.old = [read_vectors(artifact) for artifact, _ in work.old]
+        self.old = [read_vectors(artifact) for artifact in work.old]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """(m, d) float32: the vectors of some rows, in any order."""
@@ -336,12 +354,11 @@ class _Kept:
             self._file.write(vectors.tobytes())
 
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """(m, d) float32: the vectors of rows one after the other."""
+        """(m, d) float32: the vectors of some rows, once all were written."""
         if self._file is None:
             return self._index.vectors(rows)
-        size = 4 * self._index.dimension
-        self._file.seek(int(rows[0]) * size)
-        return np.frombuffer(self._file.read(len(rows) * size), np.float32).reshape(len(rows), -1)
+        self._file.flush()
+        return np.array(np.memmap(self._file, np.float32, "r").reshape(-1, self._index.dimension)[rows])
 
     def forget(self) -> None:
         """Remove the file."""
@@ -356,7 +373,7 @@ def _memory(work: Work) -> int:
     vectors = 2 * (config.sample or 0) + config.queries + 4 * BLOCK
     neighbors = count * (16 + 3 * 12) * config.k
     direct = 8 * count if work.factory.kind == "ivf" else 0
-    old = sum((artifact.path / FILE).stat().st_size for artifact, _ in work.old)
+    old = sum((artifact.path / FILE).stat().st_size for artifact in work.old)
     return work.factory.memory(count, dimension) + 4 * vectors * dimension + neighbors + direct + old
 
 

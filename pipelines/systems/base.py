@@ -163,7 +163,8 @@ class Trainable(Protocol):
     ) -> dict[str, Tensor]:
         """Named, weighted terms whose sum the phase minimizes.
 
-        `memo` is shared by the phases of one step; «progress» in it is the share of the training that is done.
+        `memo` is shared by the phases of one step; «progress» in it is the share of the training that is done. Tensors
+        of one number that are put under «observed», by name, are logged beside the terms and minimized by nobody.
         """
         ...
 

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,10 @@ from pipelines.data.sheet import contact_sheet
 
 @dataclass(frozen=True)
 class Status:
-    """What the status line shows: step of steps, images per second, memory in GB, seconds left, the loss terms."""
+    """What the status line shows: step of steps, images per second, memory in GB, seconds left, the loss terms.
+
+    measured: what validation found, empty where the status is none of it.
+    """
 
     step: int
     steps: int
@@ -26,6 +29,7 @@ class Status:
     memory_gb: float
     seconds_left: float
     terms: dict[str, float]
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 Watch = Callable[[Status], None]

@@ -97,8 +97,11 @@ def train(
             log.samples(step, _preview(trainable, {**nets, **averaged}, frozen, preview, runtime))
         late = time.monotonic() - saved_at > 60 * log_config.checkpoint_minutes
         measured = sources.validation or sources.dataset is None  # who learns from a bank alone holds out a part of it
-        if log is not None and measured and (done or step % log_config.validate_every == 0):
-            log.metrics(step, _validate(trainable, {**nets, **averaged}, sources, runtime))
+        if log is not None and measured and (step == config.steps or step % log_config.validate_every == 0):
+            found = _validate(trainable, {**nets, **averaged}, sources, runtime)
+            if found:
+                log.metrics(step, found)
+                watch(Status(step, config.steps, 0.0, memory_gb(runtime.device), 0.0, {}, found))
         if log is not None and (done or late or step % log_config.checkpoint_every == 0):
             status = "finished" if step == config.steps else "stopped" if stopping else "training"
             state = {"step": step, "optimizers": {name: o.state_dict() for name, o in optimizers.items()}}
@@ -177,6 +180,8 @@ def _backward(
         (sum(terms.values(), torch.zeros((), device=runtime.device)) / len(micro)).backward()
         for name, value in zip(terms, values, strict=True):
             totals[name] = totals.get(name, torch.zeros_like(value)) + value / len(micro)
+        for name, value in memo.pop("observed", {}).items():
+            totals[name] = totals.get(name, torch.zeros_like(value)) + value.detach().float() / len(micro)
     runtime.average_gradients(nets[name] for name in phase.nets)
     return totals
 

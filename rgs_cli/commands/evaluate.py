@@ -215,6 +215,8 @@ def _embedders(
         return
     with console.progress() as progress:
         artifact = stage.run(resolved, **asked, device=device, progress=progress)
+    for text in artifact.statistics["warnings"]:
+        console.say(f"warning: {text}")
     _say(artifact.statistics["scores"], out, json)
 
 

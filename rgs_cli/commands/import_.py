@@ -14,11 +14,13 @@ from rgs_cli.options import DryRun, Json, Out, user_layers
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights: .pth or .safetensors.", show_default=False)],
     out: Out,
-    system: Annotated[str, typer.Option("--system", help="resail, spade or oasis.", show_default=False)],
+    system: Annotated[str, typer.Option("--system", help="resail, spade, oasis or crossview.", show_default=False)],
     classes: Annotated[
-        Path, typer.Option("--classes", help="A classes.json: a class per channel of the labels.", show_default=False)
-    ],
-    part: Annotated[str, typer.Option("--part", help="Which network it is: G, D or, for SPADE's VAE, E.")] = "G",
+        Path | None, typer.Option("--classes", help="A classes.json: a class per channel of the labels, if it has any.")
+    ] = None,
+    part: Annotated[
+        str, typer.Option("--part", help="Which network it is: G, D, for SPADE's VAE E, for crossview embedder.")
+    ] = "G",
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file of the authors' options: semantic_nc, ngf, norm_G, …")
     ] = None,
@@ -32,7 +34,8 @@ def import_(
 ) -> None:
     """Make a run of weights that a system's authors published, for `rgs synthesize` or for --init RUN:G.
 
-    Example: rgs import latest_net_G.pth --system spade --config ade20k.yaml --classes classes.json -o runs/spade
+    Examples: rgs import latest_net_G.pth --system spade --config ade20k.yaml --classes classes.json -o runs/spade;
+    rgs import saig.pth --system crossview --part embedder -o runs/saig
     """
     from pipelines.config import dump_yaml, merge
     from pipelines.stages import import_published as stage

@@ -247,9 +247,8 @@ def index(
 ) -> None:
     """Index the shapes of a bank, or its vectors under an embedder, and write the neighbors of all its pieces.
 
-    Example: rgs train index --bank banks/x --exclude group -o indexes/x
-
-    Example: rgs train index --bank banks/a --embedder runs/e -o indexes/a
+    Example: rgs train index --bank banks/x --exclude group -o indexes/x;
+    rgs train index --bank banks/a --embedder runs/e -o indexes/a
     """
     from pipelines.config import dump_yaml, resolve
     from pipelines.errors import ConfigError

@@ -138,5 +138,25 @@ def test_lpips_names_its_trunk(weights: Path) -> None:
 def test_every_metric_lacks_something_when_nothing_is_given() -> None:
     choice = choose(None, Given(images=3, references=0))
     assert choice.jobs == [] and {missing.name for missing in choice.missing} == set(METRICS) - set(OF_PHOTOS)
-    choice = choose(None, Given(images=3, references=0, photos=True))
+    choice = choose(None, Given(images=3, references=0, view="ground"))
     assert choice.jobs == [] and {missing.name for missing in choice.missing} == set(METRICS)
+
+
+def test_what_samples_of_photos_add() -> None:
+    given = Given(images=3, references=3, view="ground")
+    assert names(choose(None, given)) == ["psnr", "ssim", "psnr_lower", "ssim_lower", "sd"]
+    assert names(choose(None, replace(given, view="aerial", sd="abs"))) == ["psnr", "ssim", "sd[abs]"]
+    assert names(choose(None, replace(given, view=None))) == ["psnr", "ssim"]
+    assert names(choose(["sd", "ssim_lower"], replace(given, view=None))) == ["sd", "ssim_lower"]
+    reasons = {missing.name: missing.reason for missing in choose(None, given).missing}
+    assert "made from photos" in reasons["miou"] and "not on this machine" in reasons["kl"]
+    with pytest.raises(ConfigError, match="made from photos"):
+        choose(["accuracy"], replace(given, judge=True))
+
+
+def test_an_embedder_measures_what_a_segmenter_does_under_its_own_name() -> None:
+    given = replace(MANY, features=JudgeName("e", "0123abcd", False, "embedder"), space="embedder")
+    wanted = ["frechet[embedder:e]", "kid[embedder:e]", "precision[embedder:e]", "recall[embedder:e]"]
+    assert names(choose(["frechet", "kid", "precision", "recall"], given)) == wanted
+    with pytest.raises(ConfigError, match="fid is not measured in embedder features"):
+        choose(["fid"], given)

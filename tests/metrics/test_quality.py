@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from pipelines.metrics.choice import Choice, Job
+from pipelines.metrics.instruments import build
 from pipelines.metrics.quality import psnr, ssim
 
 
@@ -70,3 +73,21 @@ def test_batches_do_not_change_the_values(metric) -> None:  # type: ignore[no-un
     together = metric(x, y)
     alone = np.concatenate([metric(x[i : i + 1], y[i : i + 1]) for i in range(5)])
     assert together == pytest.approx(alone, abs=1e-12)
+
+
+def test_constants_ten_levels_apart() -> None:
+    black = np.zeros((1, 12, 12, 3), np.uint8)
+    assert psnr(black + 10, black) == pytest.approx([28.131], abs=5e-4)
+
+
+def test_the_lower_half_is_measured_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 200, (1, 25, 30, 3)).astype(np.uint8)
+    sky, ground = image.copy(), image.copy()
+    sky[:, :12] += 50
+    ground[:, 12:] += 10
+    choice = Choice([Job("psnr_lower", "psnr_lower"), Job("ssim_lower", "ssim_lower")])
+    found = build(choice, "alex", "signed", None, None, torch.device("cpu")).pairwise
+    assert [side for side, _ in found.values()] == [2, 22]
+    assert found["psnr_lower"][1](sky, image) == pytest.approx([100])
+    assert found["ssim_lower"][1](sky, image) == pytest.approx([1])
+    assert found["psnr_lower"][1](ground, image) == pytest.approx([28.131], abs=5e-4)

@@ -16,7 +16,7 @@ from pipelines.artifact import writing
 from pipelines.config import Config
 from pipelines.data.scene import Schema
 from pipelines.errors import ConfigError, EnvironmentFault
-from pipelines.stages import compare, evaluate, evaluate_crossview
+from pipelines.stages import compare, evaluate, evaluate_embedder
 from pipelines.stages.evaluate import Evaluate
 from tests.stages.test_evaluate_embedder import Planted, plant_run
 
@@ -101,7 +101,7 @@ def make_samples(
 @pytest.fixture
 def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     known: dict[str, Noisy] = {}
-    monkeypatch.setattr(evaluate_crossview, "open_embedder", lambda reference: known[reference])
+    monkeypatch.setattr(evaluate_embedder, "open_embedder", lambda reference: known[reference])
 
     def plant(name: str, vector: Callable[[int, str], int] = lambda number, view: number, **facts: Any) -> str:
         known[str(tmp_path / name)] = Noisy(plant_run(tmp_path / name, **facts), vector)
@@ -199,6 +199,12 @@ def test_distances_in_the_features_of_an_embedder(tmp_path, pairs, planted):
     assert scores["frechet[embedder:e]"]["title"] == "Frechet distance (embedder's features)"
     with pytest.raises(ConfigError, match="fid is not measured in embedder features"):
         run(tmp_path / "fid", samples, pairs, {"metrics": ["fid"]}, features=f"embedder:{name}")
+
+
+def test_copies_are_looked_for_among_training_images_of_the_same_view(tmp_path, pairs, planted):
+    report = run(tmp_path / "r", make_samples(tmp_path / "s"), pairs, {"metrics": ["psnr"]}, training=pairs)
+    assert by_name(report)["copy/photos"]["value"] == 0 and len(report["audit"]["leaks"]) >= 12
+    assert "from 12 aerial photos" in report["summary"]
 
 
 def test_what_cannot_be_asked_of_photos_is_refused(tmp_path, pairs, planted):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from pipelines.artifact import Input
 from pipelines.config import Config
 from pipelines.data.split import write_folds
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.stages import compare, evaluate_embedder
 from pipelines.stages.evaluate_embedder import EvaluateEmbedder
 from pipelines.train.run import RunWriter, Weights, open_weights
@@ -52,10 +54,10 @@ class NoConfig(Config):
     """Nothing."""
 
 
-def plant_run(out: Path, places: Sequence[str] = (), inputs: Sequence[Input] = ()) -> Weights:
+def plant_run(out: Path, places: Sequence[str] = (), inputs: Sequence[Input] = (), status: str = "finished") -> Weights:
     writer = RunWriter(out, "embedder-crossview", NoConfig(), list(inputs), {"places": list(places)})
     writer.begin()
-    writer.checkpoint(1, {"E": torch.nn.Linear(1, 1)}, {}, {}, 1, "finished", {})
+    writer.checkpoint(1, {"E": torch.nn.Linear(1, 1)}, {}, {}, 1, status, {})
     return open_weights(out)
 
 
@@ -151,6 +153,8 @@ def test_a_collapsed_embedder_scores_nothing_and_raises_an_alarm(tmp_path, plant
     assert row["recall"]["1"]["value"] == 0 and row["recall"]["1"]["published"] == 1
     assert row["p"] == 1 and "ties decide" in row["alarm"]
     assert all(score["warning"] for score in report["scores"])
+    warnings = json.loads((tmp_path / "report" / "manifest.json").read_text())["statistics"]["warnings"]
+    assert [text.partition(":")[0] for text in warnings] == ["alpha", "beta", "all"]
     assert "ties decide" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -199,6 +203,15 @@ def test_what_a_run_grew_out_of_counts_as_seen(tmp_path, planted, pairs):
         evaluate(tmp_path / "report", [grown], pairs)
 
 
+def test_a_run_that_still_trains_is_refused_unless_its_step_is_named(tmp_path, planted, pairs, monkeypatch):
+    training = planted("e", status="training")
+    with pytest.raises(ArtifactError, match=r"not finished \(step 1\)"):
+        evaluate(tmp_path / "report", [training], pairs)
+    embedder = evaluate_embedder.open_embedder(training)
+    monkeypatch.setattr(evaluate_embedder, "open_embedder", lambda reference: embedder)
+    assert evaluate(tmp_path / "report", [f"{training}@1"], pairs)["scores"][0]["value"] == 1
+
+
 def test_folds_that_do_not_fit_are_refused(tmp_path, planted, pairs):
     run = planted("e")
     with pytest.raises(ConfigError, match="one run at a time"):
@@ -233,3 +246,42 @@ def test_a_plan_writes_nothing(tmp_path, planted, pairs):
     )
     assert planned["galleries"]["alpha"] == {"queries": 4, "aerial": 4, "ground": 4}
     assert not (tmp_path / "report").exists()
+
+
+REAL = Path(os.environ.get("RGS_REAL_DATA", "/nowhere")) / "crossview"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs RGS_REAL_DATA")
+def test_colors_of_the_real_pairs_by_a_plain_loop(tmp_path, monkeypatch):
+    """The baseline on the pack: galleries as its README counts them, hits at 1 as a loop over its files finds them."""
+
+    def plain(path: str) -> np.ndarray:
+        image = cv2.imread(str(REAL / path))[..., ::-1].reshape(-1, 3)
+        return np.histogramdd(image, bins=8, range=[(0, 256)] * 3)[0].reshape(-1) / len(image)
+
+    with (REAL / "pairs.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    colors = {row["id"]: (plain(row["aerial"]), plain(row["street"])) for row in rows}
+    hits = dict.fromkeys((row["source"] for row in rows), 0)
+    for row in rows:
+        q = colors[row["id"]][1]
+        distances = {}
+        for other in rows:
+            if other["source"] == row["source"]:
+                p = colors[other["id"]][0]
+                distances[other["id"]] = 0.5 * ((p - q) ** 2 / np.maximum(p + q, 1e-12)).sum()
+        own = distances.pop(row["id"])
+        hits[row["source"]] += min(distances.values()) > own + 1e-6
+
+    class Blind(Planted):
+        def embed(self, images: Iterable[np.ndarray], view: str, batch: int = 64, device: Any = "cpu") -> np.ndarray:
+            return np.ones((sum(1 for _ in images), 1), np.float32)
+
+    weights = plant_run(tmp_path / "e")
+    monkeypatch.setattr(evaluate_embedder, "open_embedder", lambda reference: Blind(weights, same))
+    report = evaluate(tmp_path / "report", [str(tmp_path / "e")], REAL)
+    table = {row["source"]: row for row in report["retrieval"]["ground-aerial"]}
+    assert {name: row["histogram"]["recall"]["1"]["hits"] for name, row in table.items() if name != "all"} == hits
+    assert (table["cvusa_pano"]["gallery"], table["dayton"]["gallery"], table["all"]["queries"]) == (24, 28, 99)
+    assert table["all"]["recall"]["1"]["hits"] == 0 and table["all"]["chance"] == pytest.approx(6 / 99)

@@ -25,6 +25,7 @@ from pipelines.data.scene import Schema
 from pipelines.errors import ArtifactError, ConfigError, DataError, EnvironmentFault, RgsError
 from pipelines.stages import import_published as stage
 from pipelines.stages import synthesize
+from pipelines.stages.embedders import open_embedder
 from pipelines.stages.train import config_of, initialize
 from pipelines.systems.table import find_system
 from pipelines.systems.trained import load_networks
@@ -502,3 +503,48 @@ def test_the_command(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, [*given, "--licence", "CC0"])
     assert made.exit_code == 0 and made.stdout == out + "\n" and "state_dict" in made.stderr
     assert read_manifest(Path(out))["imported"]["licence"] == "CC0"
+
+
+def both_towers(head: bool = True) -> dict[str, Tensor]:
+    """A checkpoint of two small SAIG towers, of street images 32x64 and aerial images 32x32."""
+    state = {}
+    for prefix, tokens in (("model_grd.", 8), ("model_sat.", 4)):
+        shapes = keys.saig(64, 3, tokens, (16, 32, 32, 64, 64, 128))
+        state |= {f"{prefix}backbone.{key}": tensor for key, tensor in keys.tensors("backbone", shapes).items()}
+        mixing = keys.tensors("smd_head", keys.smd(tokens, 4 * tokens, 8)) if head else {}
+        state |= {prefix + key: tensor for key, tensor in mixing.items()}
+    return state
+
+
+TOWERS = {"embed_dim": 64, "depth": 3, "num_heads": 4, "height": 32, "width": 64, "aerial_height": 32}
+TOWERS |= {"aerial_width": 32}
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_checkpoint_of_two_towers_becomes_an_embedder(tmp_path: Path, head: bool) -> None:
+    torch.save({"state_dict": both_towers(head)}, tmp_path / "saig.pth")
+    network = stage.Published(tmp_path / "saig.pth", "crossview", "embedder", TOWERS)
+    made = stage.run(network, tmp_path / "x")
+    assert made.manifest["trainable"] == "embedder-crossview"
+    embedder = open_embedder(str(tmp_path / "x"))
+    assert embedder.kind == "crossview" and embedder.dimension == (512 if head else 64)
+    authors = stage.published_module("crossview").load("embedder", both_towers(head), TOWERS)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 64, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = authors["ground"](torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1)
+    assert np.allclose(embedder.embed(images, "ground"), expected.numpy(), atol=1e-5)
+
+
+def test_classes_are_given_where_there_are_labels(tmp_path: Path) -> None:
+    torch.save(both_towers(), tmp_path / "saig.pth")
+    classes = write_classes(tmp_path / "classes.json", 3)
+    network = stage.Published(tmp_path / "saig.pth", "crossview", "embedder", TOWERS, classes)
+    refused(network, tmp_path / "x", ConfigError, "read no labels")
+    state, options = small()
+    refused(replace(published(tmp_path, "spade", state, options), classes=None), tmp_path / "x", ConfigError, "labels")
+
+
+@pytest.mark.parametrize(("part", "said"), [("backbone", "no run"), ("smd_head", "no run"), ("G", "no part 'G'")])
+def test_half_an_embedder_makes_no_run(tmp_path: Path, part: str, said: str) -> None:
+    torch.save(both_towers(), tmp_path / "saig.pth")
+    refused(stage.Published(tmp_path / "saig.pth", "crossview", part, TOWERS), tmp_path / "x", ConfigError, said)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -130,7 +131,7 @@ def test_the_same_work_gives_the_same_bytes(banks: dict[str, Bank], embedder: Ma
     for factory, _ in LISTED:
         first = train(banks["x"], tmp_path / f"{factory}-1", factory=factory)
         again = train(moved, tmp_path / f"{factory}-2", factory=factory)
-        assert first.digest == again.digest and hashes(first).keys() == {"index.faiss", "neighbors.h5"}
+        assert first.digest == again.digest and hashes(first).keys() == {"index.faiss", "neighbors.h5", "pieces.h5"}
     assert train(moved, tmp_path / "k", k=2).digest != train(moved, tmp_path / "l", k=3).digest
 
 
@@ -169,6 +170,21 @@ def test_an_update_keeps_lists_and_codes(
     again = train(bank, tmp_path / "again", update=[new.path])
     assert len(set(embedder.embedded)) == len(bank) - len(thin)
     assert hashes(again)["index.faiss"] == hashes(old)["index.faiss"]
+
+
+def test_a_picture_that_was_replaced_is_embedded_anew(
+    banks: dict[str, Bank], embedder: MadeEmbedder, tmp_path: Path
+) -> None:
+    """Its pieces have the ids that they had."""
+    old = train(banks["x"], tmp_path / "old")
+    data = write_dataset(tmp_path / "data", range(25), groups=GROUPS)
+    photo = data / "train" / "img" / "0003.png"
+    cv2.imwrite(str(photo), 255 - cv2.imread(str(photo)))
+    changed = Bank.open(build_bank.run(build_bank.BuildBank(), data=data, out=tmp_path / "x").path)
+    assert np.array_equal(changed.ids, banks["x"].ids)
+    embedder.embedded.clear()
+    train(changed, tmp_path / "new", update=[old.path])
+    assert embedder.embedded == changed.ids[changed.rows_of_source("train/0003")].tolist()
 
 
 def test_indexes_of_two_banks_are_merged(banks: dict[str, Bank], embedder: MadeEmbedder, tmp_path: Path) -> None:
@@ -215,7 +231,8 @@ def test_a_dry_run_says_what_will_be_written(banks: dict[str, Bank], embedder: M
         made = train_embedding_index.run(config, **given)
         sizes = {file["path"]: file["bytes"] for file in made.manifest["files"]}
         assert planned["files"]["index.faiss"] == pytest.approx(sizes["index.faiss"], rel=0.1)
-        assert planned["files"]["neighbors.h5"] == pytest.approx(sizes["neighbors.h5"], abs=6000)  # HDF5's own
+        for name in ("neighbors.h5", "pieces.h5"):
+            assert planned["files"][name] == pytest.approx(sizes[name], abs=6000)  # HDF5's own
         assert made.config == planned["config"] and planned["config"]["factory"] == factory
         assert made.manifest["inputs"] == planned["inputs"]
         assert TrainEmbeddingIndex.model_validate(planned["config"]).model_dump(mode="json") == planned["config"]

@@ -121,7 +121,12 @@ class AttentionalAdaIN(nn.Module):
 
 
 class Region(nn.Module):
-    """The map M in (0, 1), (n, 1, h, w): where the embedding modulates the features; 0.5 everywhere at first."""
+    """The map M in (0, 1), (n, 1, h, w): where the embedding modulates the features; 0.5 everywhere at first.
+
+    seen: the mean of the last map, for the log.
+    """
+
+    seen: Tensor | None = None
 
     def __init__(self, features: int, spread: int, circular: bool) -> None:
         super().__init__()
@@ -131,7 +136,9 @@ class Region(nn.Module):
         nn.init.zeros_(self.logit.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        return self.logit(F.relu(self.conv(x, embedded))).sigmoid()
+        m = self.logit(F.relu(self.conv(x, embedded))).sigmoid()
+        self.seen = m.detach().mean()
+        return m
 
 
 class Noise(nn.Module):
@@ -296,7 +303,9 @@ class CrossviewGenerator(nn.Module):
         self.mapping = Mapping(length, z_dim, style)
         self.spread = nn.Linear(length, spread)
         self.start = nn.Linear(length, widths[0] * self.start_size[0] * self.start_size[1])
-        nn.init.kaiming_normal_(self.start.weight, 1)
+        # at first a map that all places share, little changed by each: what all images have in common is learned first
+        nn.init.normal_(self.start.weight, std=0.25 / math.sqrt(length))
+        nn.init.normal_(self.start.bias)
         self.blocks = nn.ModuleList()
         width = widths[0]
         for i, wider in enumerate(widths):

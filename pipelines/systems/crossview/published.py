@@ -73,6 +73,8 @@ def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> n
 
 def settings(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> PairsConfig:
     """The config under which both towers are built as they were published. Raises what `load` raises."""
+    if part not in PARTS.split(", "):
+        raise unknown_part(part, PARTS)
     if part != NET:
         raise ConfigError(f"{part!r} alone makes no run", where="part", fix=f"import it as part {NET!r}")
     options = _read(config)

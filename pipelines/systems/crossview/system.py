@@ -34,6 +34,7 @@ from pipelines.systems.crossview.networks import (
     CrossviewGenerator,
     OneWayDiscriminator,
     PlainEncoder,
+    Region,
     noise_maps,
     scaled,
 )
@@ -165,6 +166,8 @@ class Crossview:
         c = self.condition(nets, frozen, batch["source"]) if known is None else known
         fake, low = nets["G"](c, batch["z"], batch["noise"])
         memo["c"], memo["fake"] = c.detach(), fake.detach()
+        regions = [module for module in nets["G"].modules() if isinstance(module, Region)]
+        memo["observed"] = {f"map_{i}": region.seen for i, region in enumerate(regions) if region.seen is not None}
         return self._generator_terms(nets, frozen, batch, c, fake, low, memo["progress"])
 
     def _generator_terms(
