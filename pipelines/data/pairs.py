@@ -112,7 +112,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def aerial_id(record: SceneRecord) -> str:
     """The name of the aerial picture of a record, several street pictures of which may be listed; else the record's."""
-    return str(record.extra.get("aerial_id") or record.id)
+    return str(record.extra.get("aerial_id", record.id))
 
 
 def lies_within(name: str) -> bool:

@@ -177,7 +177,7 @@ class PairEmbedder:
 
         Ties count against the query, but in recall@1_published. tie_alarm is 1 where the two differ, as they do for an
         embedder that maps everything to one point. Where there are several sources, also recall@1[SOURCE] within the
-        aerial images of each.
+        aerial images of each that has more than one.
         """
         records = sources.validation
         items = {aerial_id(record): record for record in records if "aerial" in record.views}
@@ -194,10 +194,12 @@ class PairEmbedder:
         measured["recall@1%"] = ranks.recall(one_percent(ranks.gallery))
         measured["recall@1_published"] = ranks.recall(1, "for")
         measured["tie_alarm"] = float(measured["recall@1"] != measured["recall@1_published"])
+        measured["chance@1"] = ranks.chance(1)
         asked = sorted({record.domain for record in pairs.values()})
         for source in asked if len(asked) > 1 else ():
             within = _ranks([record for record in records if record.domain == source], **vectors)
-            measured[f"recall@1[{source}]"] = within.recall(1)
+            if within.gallery > 1:
+                measured[f"recall@1[{source}]"] = within.recall(1)
         return measured
 
     def _stream(self, records: Iterable[SceneRecord], view: str, sources: Sources) -> Iterator[np.ndarray]:

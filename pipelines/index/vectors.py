@@ -79,8 +79,11 @@ class VectorIndex:
     def __len__(self) -> int:
         return int(self.index.ntotal)
 
-    def train(self, sample: np.ndarray, threads: int = 1) -> None:
-        """Place the lists and the centroids of the codes by m vectors (m, d). Raises ConfigError for too few."""
+    def train(self, sample: np.ndarray, threads: int = 1, *, gpu: bool = True) -> None:
+        """Place the lists and the centroids of the codes by m vectors (m, d). Raises ConfigError for too few.
+
+        gpu: let a GPU that faiss can use place the lists.
+        """
         if self.factory.kind != "ivf":
             return
         faiss, index = library(), self.index
@@ -89,7 +92,7 @@ class VectorIndex:
             clustering.min_points_per_centroid = 1  # fewer than it likes make it write to stderr
             clustering.max_points_per_centroid = len(sample)  # all that are given
         with using(threads):
-            if on_gpu():
+            if gpu and on_gpu():
                 kind = faiss.IndexFlatIP if self.metric == "cosine" else faiss.IndexFlatL2
                 on_card = faiss.index_cpu_to_gpu(_gpu(), 0, kind(self.dimension))
                 index.clustering_index = on_card

@@ -167,7 +167,11 @@ def _require(job: Job, given: Given, files: dict[str, Path]) -> None:
     if job.metric in OF_JUDGE and not given.judge:
         lacks.append("a trained segmenter (--judge)")
     if job.space == "segmenter" and given.features is None:
-        lacks.append("a trained segmenter (--judge, or --features segmenter:RUN)")
+        lacks.append(
+            "a trained segmenter (--judge, or --features segmenter:RUN)"
+            if given.view is None
+            else "a trained network (--features embedder:RUN or segmenter:RUN)"
+        )
     if lacks:
         raise ConfigError(f"{job.name} needs {' and '.join(lacks)}", fix="give it, or leave the metric out")
     fewer = given.images if job.metric == "is" else min(given.images, given.references)

@@ -231,7 +231,9 @@ def _open(
                     if folds
                     else "name a split of other places (--split), or accept it with --set allow_seen=true",
                 )
-            seen.append(what)
+            seen.append(f"{what}: its hits there say what it remembers, not what it recognizes")
+        if imported(embedder.weights.run):
+            seen.append(f"{embedder.label} was imported: nobody here knows whether it was trained on these places")
         embedders.append(embedder)
         role = "embedder" if folds is None else f"embedder {number}"
         inputs.append(embedder.weights.as_input(role, home))
@@ -264,6 +266,12 @@ def _read_folds(folds: Path, pairs: dict[str, SceneRecord], reference: Path) -> 
                     where=file,
                     fix="split by group: rgs data split PAIRS --by group",
                 )
+    if missed := sorted(pairs.keys() - set().union(*read)):
+        raise DataError(
+            f"{len(missed)} pairs of {reference} are in no fold, for instance {missed[0]!r}",
+            where=file,
+            fix="split these pairs anew: rgs data split PAIRS --by group --folds 5 -o folds",
+        )
     return read
 
 
@@ -288,6 +296,17 @@ def trained_places(run: Path) -> set[str]:
         return set()
     places = set(map(str, manifest.get("places", ())))
     return places.union(*(trained_places(run.parent / i["path"]) for i in manifest["inputs"] if i["role"] == "init"))
+
+
+def imported(run: Path) -> bool:
+    """Was a run, or one that it grew out of, trained elsewhere, so that nobody knows on which places."""
+    try:
+        manifest = read_manifest(run)
+    except ArtifactError:  # as above
+        return False
+    return "imported" in manifest or any(
+        imported(run.parent / i["path"]) for i in manifest["inputs"] if i["role"] == "init"
+    )
 
 
 def _ask(config: EvaluateEmbedder, opened: Opened, device: Any, progress: Progress) -> Found:

@@ -280,7 +280,8 @@ def _begun(work: Work, blocks: _Blocks, threads: int) -> tuple[VectorIndex, np.n
     count = len(work.bank)
     if work.factory.kind != "ivf" or not blocks.old:
         index = VectorIndex.empty(work.factory, work.embedder.dimension, work.embedder.metric)
-        index.train(blocks.of(drawn(work.bank.ids, work.config.sample or 0)), threads)
+        index.reserve(count)
+        index.train(blocks.of(drawn(work.bank.ids, work.config.sample or 0)), threads, gpu=blocks.device != "cpu")
         return index, np.zeros(count, bool)
     parts = []
     for number, read in enumerate(blocks.old):
@@ -295,7 +296,7 @@ class _Blocks:
     """The vectors of a bank's pieces, from the indexes that have them or else from the embedder, block by block."""
 
     def __init__(self, work: Work, device: str, workers: int) -> None:
-        self._work, self._device, self._workers = work, device, workers
+        self._work, self.device, self._workers = work, device, workers
         self.old = [read_vectors(artifact) for artifact in work.old]
 
     def of(self, rows: np.ndarray) -> np.ndarray:
@@ -335,7 +336,7 @@ class _Blocks:
         if not len(rows):
             return
         for _, vectors in bank_vectors(
-            self._work.bank, self._work.embedder, rows, workers=self._workers, device=self._device
+            self._work.bank, self._work.embedder, rows, workers=self._workers, device=self.device
         ):
             yield from vectors
 

@@ -23,10 +23,10 @@ def build_bank(
     out: Out,
     data: Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="A dataset.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="What it holds: segments, images.  [default: segments]")
+        str | None, typer.Option("--kind", help="What it holds: segments, images.  \\[default: segments]")
     ] = None,
     view: Annotated[str | None, typer.Option("--view", help="Of pairs, with --kind images: aerial, ground.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="A split, or a .txt list.  [default: train]")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="A split, or a .txt list.  \\[default: train]")] = None,
     format_: Format = None,
     add_to: Annotated[Path | None, typer.Option("--add-to", help="A bank to grow by DATASET's new images.")] = None,
     base: Annotated[Path | None, typer.Option("--from", help="A bank to take over without --remove-source.")] = None,

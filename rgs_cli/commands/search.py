@@ -26,12 +26,14 @@ def search(
     ] = None,
     view: Annotated[
         str | None,
-        typer.Option("--view", help="What a photo shows: ground, aerial or piece.  [default: not the bank's view]"),
+        typer.Option("--view", help="What a photo shows: ground, aerial or piece.  \\[default: not the bank's view]"),
     ] = None,
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Print the nearest pieces of each query, best first: rank, score, id, source. With --json a line per query.
+    """Print the nearest pieces of each query, best first: rank, score (a distance, the lower the nearer), id, source.
+
+    With --json a line per query.
 
     Files are layouts for an index of shapes, searched segment by segment, and photos for one of vectors.
 

@@ -50,14 +50,14 @@ def synthesize(
     ] = None,
     num: Annotated[int | None, typer.Option("--num", min=1, help="Images per layout.")] = None,
     size: Annotated[
-        str | None, typer.Option("--size", metavar="layout|run|H[xW]", help="Size of the images.  [default: layout]")
+        str | None, typer.Option("--size", metavar="layout|run|H[xW]", help="Size of the images.  \\[default: layout]")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Every random draw depends on it.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Layouts that pass together.")] = None,
     precision: Annotated[str | None, typer.Option("--precision", help="fp32 or bf16.")] = None,
     pictures: Annotated[
         bool | None,
-        typer.Option("--pictures/--no-pictures", help="Draw what fed which pixels.  [default: yes]"),
+        typer.Option("--pictures/--no-pictures", help="Draw what fed which pixels.  \\[default: yes]"),
     ] = None,
     config: ConfigFile = None,
     set_: Set = None,

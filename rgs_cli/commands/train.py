@@ -29,7 +29,7 @@ from rgs_cli.options import (
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter, an embedder or an index.")
 
-Split = Annotated[str | None, typer.Option("--split", help="Split to train on.  [default: train]")]
+Split = Annotated[str | None, typer.Option("--split", help="Split to train on.  \\[default: train]")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Named settings; `rgs show system NAME` lists them.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimization steps.")]
 Batch = Annotated[int | None, typer.Option("--batch", min=1, help="Examples in a batch.")]
@@ -79,9 +79,13 @@ def generator(
     Example: rgs train generator --system resail --data photos --bank banks/x --index indexes/x --with
     segmenter=runs/s --preset small -o runs/g
     """
+    from pipelines.errors import ConfigError
     from pipelines.systems.table import find_system
 
-    find_system(system)
+    settings = find_system(system).Config.model_fields
+    if size and "framing" not in settings:
+        advice = f"use --set; `rgs show system {system}` lists its settings"
+        raise ConfigError(f"{system} trains on views of two sizes, not one", where="--size", fix=advice)
     frozen = parse_roles(with_)
     flags = {
         "model.framing.size": list(parse_size(size)) if size else None,
@@ -207,20 +211,20 @@ def index(
     bank: Annotated[Path, typer.Option("--bank", help="A bank.", show_default=False)],
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="What is compared: shape, or embedding.  [default: shape without --embedder]"),
+        typer.Option("--kind", help="What is compared: shape, or embedding.  \\[default: shape without --embedder]"),
     ] = None,
-    k: Annotated[int | None, typer.Option("--k", min=1, help="Neighbors kept of each piece.  [default: 10]")] = None,
+    k: Annotated[int | None, typer.Option("--k", min=1, help="Neighbors kept of each piece.  \\[default: 10]")] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", min=0, help="shape: weight of shape beside scale.")] = None,
     exclude: Annotated[
         str | None,
-        typer.Option("--exclude", help="No neighbor of a piece: self, its source, its group.  [default: source]"),
+        typer.Option("--exclude", help="No neighbor of a piece: self, its source, its group.  \\[default: source]"),
     ] = None,
     embedder: Annotated[
         str | None, typer.Option("--embedder", metavar="RUN[@STEP]", help="embedding: the run whose vectors to index.")
     ] = None,
     factory: Annotated[
         str | None,
-        typer.Option("--factory", help="embedding: Flat, HNSW32, IVF1024,Flat, IVF4096,PQ48 ….  [default: by size]"),
+        typer.Option("--factory", help="embedding: Flat, HNSW32, IVF1024,Flat, IVF4096,PQ48 ….  \\[default: by size]"),
     ] = None,
     probes: Annotated[
         int | None, typer.Option("--probes", min=1, help="embedding: lists visited, or candidates of HNSW.")
@@ -233,7 +237,8 @@ def index(
         typer.Option("--update", metavar="INDEX", help="embedding: take over what it has of this bank; repeatable."),
     ] = None,
     memory: Annotated[
-        float | None, typer.Option("--memory", metavar="GB", min=0, help="embedding: at most.  [default: what is free]")
+        float | None,
+        typer.Option("--memory", metavar="GB", min=0, help="embedding: at most.  \\[default: what is free]"),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="embedding: auto, cpu, cuda or cuda:N.")] = None,
     workers: Annotated[

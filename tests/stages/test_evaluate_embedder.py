@@ -54,8 +54,10 @@ class NoConfig(Config):
     """Nothing."""
 
 
-def plant_run(out: Path, places: Sequence[str] = (), inputs: Sequence[Input] = (), status: str = "finished") -> Weights:
-    writer = RunWriter(out, "embedder-crossview", NoConfig(), list(inputs), {"places": list(places)})
+def plant_run(
+    out: Path, places: Sequence[str] = (), inputs: Sequence[Input] = (), status: str = "finished", **facts: Any
+) -> Weights:
+    writer = RunWriter(out, "embedder-crossview", NoConfig(), list(inputs), {"places": list(places), **facts})
     writer.begin()
     writer.checkpoint(1, {"E": torch.nn.Linear(1, 1)}, {}, {}, 1, status, {})
     return open_weights(out)
@@ -193,7 +195,8 @@ def test_a_run_that_saw_what_it_is_asked_for_is_refused(tmp_path, planted, pairs
     with pytest.raises(ConfigError, match="was trained on 3 of the places"):
         evaluate(tmp_path / "report", runs[::-1], pairs, tmp_path / "folds")
     report = evaluate(tmp_path / "report", runs[:1], pairs, allow_seen=True)
-    assert report["seen"] == ["e0 was trained on 3 of the places that it is asked for"]
+    (said,) = report["seen"]
+    assert said.startswith("e0 was trained on 3 of the places that it is asked for: its hits there say")
 
 
 def test_what_a_run_grew_out_of_counts_as_seen(tmp_path, planted, pairs):
@@ -201,6 +204,15 @@ def test_what_a_run_grew_out_of_counts_as_seen(tmp_path, planted, pairs):
     grown = planted("new", inputs=[Input("init", Path(old).name, "0" * 64)])
     with pytest.raises(ConfigError, match="for instance 'ga2'"):
         evaluate(tmp_path / "report", [grown], pairs)
+
+
+def test_weights_from_elsewhere_may_have_seen_anything(tmp_path, planted, pairs):
+    old = planted("old", imported={"part": "embedder"})
+    grown = planted("new", inputs=[Input("init", Path(old).name, "0" * 64)])
+    for name, run in (("old", old), ("new", grown)):
+        report = evaluate(tmp_path / f"report-{name}", [run], pairs)
+        assert report["seen"] == [f"{name} was imported: nobody here knows whether it was trained on these places"]
+        assert f"{name} was imported" in (tmp_path / f"report-{name}" / "report.html").read_text()
 
 
 def test_a_run_that_still_trains_is_refused_unless_its_step_is_named(tmp_path, planted, pairs, monkeypatch):
@@ -222,6 +234,9 @@ def test_folds_that_do_not_fit_are_refused(tmp_path, planted, pairs):
     (tmp_path / "other.json").write_text(json.dumps({"folds": [["a0"], ["z"]]}))
     with pytest.raises(DataError, match=r"1 pairs that .* lacks, for instance 'z'"):
         evaluate(tmp_path / "report", [run, run], pairs, tmp_path / "other.json")
+    (tmp_path / "few.json").write_text(json.dumps({"folds": [["a0", "a1", "a2"], ["b0", "b1"]]}))
+    with pytest.raises(DataError, match=r"1 pairs of .* are in no fold, for instance 'a3'"):
+        evaluate(tmp_path / "report", [run, run], pairs, tmp_path / "few.json")
     (tmp_path / "bad.json").write_text("[]")
     with pytest.raises(DataError, match="cannot be read"):
         evaluate(tmp_path / "report", [run, run], pairs, tmp_path / "bad.json")
