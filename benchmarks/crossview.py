@@ -48,8 +48,8 @@ ROWS = (
     Row("embedder, SAIG-S, 256x256 and 128x512", EMBEDDER, "paper", 8),
     Row("embedder, SAIG-S, bf16", EMBEDDER, "paper", 8, "bf16"),
     Row("generator, small, 32x128", GENERATOR, "small", 16),
-    Row("generator, as published, 128x512", GENERATOR, "paper", 4),
-    Row("generator, as published, bf16", GENERATOR, "paper", 4, "bf16"),
+    Row("generator, full size, 128x512", GENERATOR, "paper", 4),
+    Row("generator, full size, bf16", GENERATOR, "paper", 4, "bf16"),
 )
 
 

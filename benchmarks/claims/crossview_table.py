@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "claims_crossview.json"
 README = HERE.parents[1] / "pipelines" / "systems" / "crossview" / "README.md"
 BEGIN, END = "<!-- claims: written by benchmarks/claims/crossview_table.py -->", "<!-- end of claims -->"
-EMBEDDERS = {"saig": "SAIG of 3 blocks", "saig_short": "SAIG of 3 blocks, shorter", "resnet": "ResNet-18 from scratch"}
+EMBEDDERS = {"saig": "SAIG of 3 blocks", "saig_short": "SAIG of 3 blocks, as many steps as ResNet-18", "resnet": "ResNet-18 from scratch"}
 GENERATORS = {
     "full": "all of it",
     "encoder": "a trainable encoder in place of the retrieval embedder",
@@ -31,9 +31,9 @@ GENERATORS = {
 }
 STRENGTHS = {f"strength{s}": f"all of it, strength {s}" for s in ("0", "0.5", "2")}
 REAL = {
-    "tuned": "trained on the town, then on the other folds",
-    "scratch": "trained on the other folds alone",
-    "town": "trained on the town alone",
+    "tuned": "ResNet-18, trained on the town, then on the other folds",
+    "scratch": "the same, trained on the other folds alone",
+    "town": "the same, trained on the town alone",
 }
 JUDGE, OWN = "[embedder:resnet-1]", "[embedder:saig-0]"
 SCORES: dict[str, tuple[str, float, int]] = {

@@ -13,6 +13,7 @@ import torch
 from pipelines.data.augment import resize_image
 from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError, NumericalError
+from pipelines.metrics.extract import exact
 from pipelines.train.run import Weights
 
 Item = TypeVar("Item")
@@ -58,13 +59,18 @@ class Embedder:
 def embed_images(
     tower: Tower, images: Iterable[np.ndarray], batch: int, device: torch.device | str, label: str
 ) -> np.ndarray:
-    """(n, dimension) float32: what `Embedder.embed` does, with a tower in eval mode; label names it in errors."""
+    """(n, dimension) float32: what `Embedder.embed` does, with a tower in eval mode; label names it in errors.
+
+    In full fp32 precision on a GPU too: vectors of TF32 differ by more than what counts as a tie.
+    """
+    device = torch.device(device)
     tower.to(device)
     found = [np.empty((0, tower.dimension), np.float32)]
     for part in batched(images, batch):
         pixels = torch.from_numpy(np.stack([resize_image(image, tower.size) for image in part])).to(device)
         scaled = pixels.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)  # as image_tensor, on the device
-        vectors = tower(scaled).float().cpu().numpy()
+        with exact(device):
+            vectors = tower(scaled).float().cpu().numpy()
         if not np.isfinite(vectors).all():
             first = sum(map(len, found)) + int((~np.isfinite(vectors)).any(axis=1).argmax())
             raise NumericalError(

@@ -203,11 +203,12 @@ def _open(
     """Open the pairs, the runs and the folds, and check that no run is asked for what it was trained on."""
     home = out.parent
     dataset = open_dataset(reference, format)
-    records = [record for record in dataset.records(config.split) if AERIAL in record.views]
+    listed = dataset.records(config.split)
+    records = [record for record in listed if AERIAL in record.views]
     pairs = {record.id: record for record in records if GROUND in record.views}
     if not pairs:
         raise DataError("no scene has an aerial and a ground view", where=reference, fix="give paired data")
-    asked = [set(pairs)] if folds is None else _read_folds(folds, pairs, reference)
+    asked = [set(pairs)] if folds is None else _read_folds(folds, pairs, {record.id for record in listed}, reference)
     if len(runs) != len(asked):
         one = "one run at a time" if folds is None else f"{len(asked)} folds need as many runs, one for each in order"
         raise ConfigError(f"{one}, there are {len(runs)}", where=" ".join(runs), fix="see rgs eval --help")
@@ -240,8 +241,11 @@ def _open(
     return Opened(dataset, embedders, asked, galleries(records, config.by == "source"), digest, seen, folds, inputs)
 
 
-def _read_folds(folds: Path, pairs: dict[str, SceneRecord], reference: Path) -> list[set[str]]:
-    """The ids of each fold. Raises DataError unless they are of these pairs and no place is in two of them."""
+def _read_folds(folds: Path, pairs: dict[str, SceneRecord], known: set[str], reference: Path) -> list[set[str]]:
+    """The ids of each fold's pairs; known: those of all scenes, since distractors were dealt into folds too.
+
+    Raises DataError unless the folds are of these scenes, every pair is in one, and no place is in two of them.
+    """
     file = folds / "folds.json" if folds.is_dir() else folds
     try:
         read = [set(map(str, fold)) for fold in json.loads(file.read_text(encoding="utf-8"))["folds"]]
@@ -251,14 +255,14 @@ def _read_folds(folds: Path, pairs: dict[str, SceneRecord], reference: Path) -> 
             where=file,
             fix="write them: rgs data split PAIRS --folds 5 -o folds",
         ) from error
-    strange = sorted(set().union(*read) - pairs.keys())
+    strange = sorted(set().union(*read) - known)
     if strange:
         raise DataError(
             f"the folds name {len(strange)} pairs that {reference} lacks, for instance {strange[0]!r}", where=file
         )
     owner: dict[str, int] = {}
     for number, fold in enumerate(read):
-        for pair in sorted(fold):
+        for pair in sorted(fold & pairs.keys()):
             place = pairs[pair].group or pair
             if owner.setdefault(place, number) != number:
                 raise DataError(
@@ -272,7 +276,7 @@ def _read_folds(folds: Path, pairs: dict[str, SceneRecord], reference: Path) -> 
             where=file,
             fix="split these pairs anew: rgs data split PAIRS --by group --folds 5 -o folds",
         )
-    return read
+    return [fold & pairs.keys() for fold in read]
 
 
 def open_finished(reference: str) -> Embedder:

@@ -299,7 +299,9 @@ def _write(
 
     entry["image"] = write("images", image)
     if isinstance(item, PhotoItem):
-        entry["photo"] = write("inputs", item.photo)
+        entry["photo"] = f"inputs/{item.name}.png"
+        if item.variant == 0:
+            _write_png(folder / entry["photo"], item.photo)
         row = [item.photo]
     else:
         entry["layout"] = write("layouts", label_ids(item.sized_labels, schema))

@@ -42,6 +42,7 @@ class Order:
             raise DataError("there is no example to train on", fix="check --data and --split")
         if sampling.groups is not None and (places := len(set(sampling.groups))) < batch:
             raise ConfigError(f"a batch of {batch} needs as many groups, and there are {places}", fix="lower --batch")
+        assert sampling.weights is None or sampling.groups is None, "draws by weight know no distinct groups"
         self.sampling, self.seed, self.batch = sampling, seed, batch
         self._starts = [0]  # the first position of each epoch so far
         self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)

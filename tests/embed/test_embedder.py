@@ -61,6 +61,17 @@ def test_images_are_taken_a_batch_at_a_time() -> None:
     assert seen == [3, 6, 7]
 
 
+def test_vectors_are_of_full_precision_whatever_surrounds_them() -> None:
+    made, shown = embedder(), images(3)
+    plain = made.embed(shown, "aerial")
+    tf32: list[bool] = []
+    made.towers["aerial"].register_forward_hook(lambda *_: tf32.append(torch.backends.cudnn.allow_tf32))
+    with torch.backends.cudnn.flags(allow_tf32=True), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert np.array_equal(made.embed(shown, "aerial"), plain)
+        assert torch.backends.cudnn.allow_tf32
+    assert tf32 == [False]
+
+
 def test_no_images_have_no_vectors() -> None:
     assert embedder().embed([], "ground").shape == (0, 64)
 

@@ -188,7 +188,7 @@ def test_samples_of_photos(crossview: Path, aerials: list[Path], tmp_path: Path)
     photo = cv2.imread(str(tmp_path / "x" / first["photo"]))
     np.testing.assert_array_equal(photo, cv2.imread(str(aerials[0])))
     made = [read_image(tmp_path / "x" / line["image"]) for line in (first, second)]
-    assert made[0].shape == (32, 128, 3) and not np.array_equal(*made)
+    assert made[0].shape == (32, 128, 3) and not np.array_equal(made[0], made[1])
     roles = [entry["role"] for entry in read_manifest(tmp_path / "x")["inputs"]]
     assert roles == ["run", "embedder", "photos"]
 

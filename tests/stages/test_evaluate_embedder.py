@@ -189,6 +189,17 @@ def test_each_pair_is_asked_of_the_run_that_has_not_seen_it(tmp_path, planted, p
     assert next(s for s in report["scores"] if s["name"] == "r@1")["per_image"] == [1, 1, 0, 0, 1, 0]
 
 
+def test_distractors_dealt_into_folds_are_in_the_gallery_and_asked_of_nobody(tmp_path, planted, pairs):
+    cv2.imwrite(str(pairs / "aerial" / "alpha-5.png"), np.full((SIZE, SIZE, 3), (0, 1, 5), np.uint8))
+    with (pairs / "pairs.csv").open("a") as table:
+        table.write("d,alpha,gd,aerial/alpha-5.png,\n")
+    write_folds([FOLDS[0], [*FOLDS[1], "d"]], tmp_path / "folds")
+    runs = [planted(f"e{k}", places=fold_places(k)) for k in range(2)]
+    report = evaluate(tmp_path / "report", runs, pairs, tmp_path / "folds")
+    rows = {row["source"]: row for row in report["retrieval"]["ground-aerial"]}
+    assert (rows["alpha"]["queries"], rows["alpha"]["gallery"], rows["all"]["queries"]) == (4, 5, 6)
+
+
 def test_a_run_that_saw_what_it_is_asked_for_is_refused(tmp_path, planted, pairs):
     write_folds(FOLDS, tmp_path / "folds")
     runs = [planted("e0", places=fold_places(0)), planted("e1", places=fold_places(1))]

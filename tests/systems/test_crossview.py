@@ -455,6 +455,15 @@ def test_an_image_depends_on_its_photo_noise_and_options(pairs):
     assert not torch.equal(make(photo=other, mean=True), make(mean=True))
 
 
+@pytest.mark.parametrize("changed", [{"modulation": "plain"}, {"blocks": "S"}, {"structure": 2}])
+def test_a_strength_of_nothing_is_refused(pairs, changed):
+    system, *_ = build(**changed)
+    photo = PhotoItem("a", pairs.dataset.read_view(pairs.records[0], "aerial"))
+    with pytest.raises(ConfigError, match="a strength changes nothing"):
+        system.request(photo, pairs, CrossviewOptions(strength=0.5), np.random.default_rng(0))
+    system.request(photo, pairs, CrossviewOptions(), np.random.default_rng(0))
+
+
 def test_a_preview_shows_the_source_what_is_made_and_the_target(pairs):
     system, nets, frozen, _ = build()
     batch = system.collate([system.example(name, pairs, np.random.default_rng(0), 0) for name in "abc"])

@@ -152,6 +152,12 @@ class CrossviewConfig(Config):
         return self.sizes.of(self.target)
 
     @property
+    def modulated(self) -> bool:
+        """Does the embedding modulate any block, so that a strength means something."""
+        texture = self.blocks == "T" or (self.blocks == "both" and self.structure < len(self.widths.of(self.target)))
+        return texture and self.modulation != "plain"
+
+    @property
     def needs_embedder(self) -> bool:
         """Whether a training does; synthesis needs one where `encoder` is retrieval."""
         return self.encoder == "retrieval" or self.weights.identity > 0

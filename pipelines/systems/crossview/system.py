@@ -213,6 +213,12 @@ class Crossview:
     def request(
         self, item: PhotoItem, sources: Sources, options: CrossviewOptions, rng: np.random.Generator
     ) -> dict[str, Any]:
+        if options.strength != 1 and not self.config.modulated:
+            raise ConfigError(
+                "this generator has no block that the embedding modulates, so a strength changes nothing",
+                where="options.strength",
+                fix="leave it out",
+            )
         noise = self._noise(rng)
         if options.mean:
             noise = {name: torch.zeros_like(values) for name, values in noise.items()}
