@@ -21,7 +21,11 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "claims_crossview.json"
 README = HERE.parents[1] / "pipelines" / "systems" / "crossview" / "README.md"
 BEGIN, END = "<!-- claims: written by benchmarks/claims/crossview_table.py -->", "<!-- end of claims -->"
-EMBEDDERS = {"saig": "SAIG of 3 blocks", "saig_short": "SAIG of 3 blocks, as many steps as ResNet-18", "resnet": "ResNet-18 from scratch"}
+EMBEDDERS = {
+    "saig": "SAIG of 3 blocks",
+    "saig_short": "SAIG of 3 blocks, as many steps as ResNet-18",
+    "resnet": "ResNet-18 from scratch",
+}
 GENERATORS = {
     "full": "all of it",
     "encoder": "a trainable encoder in place of the retrieval embedder",

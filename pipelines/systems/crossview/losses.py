@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipelines.errors import ConfigError
 from pipelines.nn.reduce import gather, rank
 
 POWER = 6
@@ -19,6 +20,8 @@ ROUNDING = 1e-3
 def rolled(c: Tensor) -> Tensor:
     """Each embedding's place taken by its neighbor's in the joined batch of all processes; (n, d), without gradient."""
     joined = gather(c.detach())
+    if len(joined) < 2:
+        raise ConfigError("a batch of one pair has no mismatch", fix="give --batch 2 or more, or --set model.alpha_d=0")
     first = len(c) * rank()
     return joined.roll(1, 0)[first : first + len(c)]
 
