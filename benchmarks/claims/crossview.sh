@@ -86,7 +86,8 @@ generator_row() {
 
 # the full row's generator under other conditioning strengths, without training
 strength_row() {
-  local strength="${1#strength}"
+  local name="${1%%:*}" strength
+  strength="${name#strength}"
   local samples="samples/strength$strength-0"
   finished "$samples" || rgs synthesize "generators/full-0" --data town --split "$test" --num "$num" --batch 32 \
     --set "options.strength=$strength" -o "$samples" >/dev/null
