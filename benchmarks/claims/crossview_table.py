@@ -185,7 +185,7 @@ def real(merged: Merged) -> str:
 def hits(at_1: Mapping[str, Any], queries: int, p: float) -> str:
     """«5/24, 21 % [9, 40], p 0.01»."""
     low, high = at_1["interval"]
-    return f"{at_1['hits']}/{queries} [{100 * low:.0f}, {100 * high:.0f}] p {p:.3f}"
+    return f"{at_1['hits']}/{queries} [{100 * low:.0f}, {100 * high:.0f}] p {p:.4f}"
 
 
 def recall(found: Mapping[str, Any], k: str) -> str:
