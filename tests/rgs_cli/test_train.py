@@ -58,7 +58,9 @@ def test_a_signal_stops_a_training_with_a_checkpoint(number: int, code: int, tow
 def _wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 100
     while not (run / "metrics.jsonl").is_file() or len(_steps(run)) < count:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        if time.monotonic() > deadline or process.poll() is not None:
+            process.kill()  # or it would be waited for, for a million steps
+            pytest.fail(str(process.communicate()))
         time.sleep(0.1)
 
 
