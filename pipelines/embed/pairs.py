@@ -180,6 +180,8 @@ class PairEmbedder:
         aerial images of each that has more than one.
         """
         records = sources.validation
+        if not records:
+            return {}
         items = {aerial_id(record): record for record in records if "aerial" in record.views}
         pairs = {record.id: record for record in records if has_both(record)}
         if not pairs:

@@ -89,13 +89,9 @@ def open_witnesses(references: Sequence[str], samples: Artifact) -> list[Witness
 
 def lacking_witness(samples: Artifact, witnesses: Sequence[Witness]) -> list[NotComputed]:
     """What was not asked for, and how to."""
-    if "target_view" not in samples.statistics:
+    if "target_view" not in samples.statistics or any(not witness.own for witness in witnesses):
         return []
-    independent = any(not witness.own for witness in witnesses)
-    missing = [] if independent else [NotComputed("r@1", "needs an independent embedder (--embedder)")]
-    return (
-        missing if independent else [*missing, NotComputed("diversity", "needs an independent embedder (--embedder)")]
-    )
+    return [NotComputed(name, "needs an independent embedder (--embedder)") for name in ("r@1", "diversity")]
 
 
 def look_at_views(

@@ -175,7 +175,10 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Validated(Protocol):
-    """A trainable that measures itself on `sources.validation` while it trains; networks come in eval mode."""
+    """A trainable that measures itself while it trains, on `sources.validation` or a held-out part of the bank.
+
+    Networks come in eval mode. Where there is nothing to measure on it returns nothing.
+    """
 
     def validate(self, nets: Networks, sources: Sources, device: torch.device) -> dict[str, float]: ...
 

@@ -96,8 +96,7 @@ def train(
         if log is not None and (done or step % log_config.samples_every == 0):
             log.samples(step, _preview(trainable, {**nets, **averaged}, frozen, preview, runtime))
         late = time.monotonic() - saved_at > 60 * log_config.checkpoint_minutes
-        measured = sources.validation or sources.dataset is None  # who learns from a bank alone holds out a part of it
-        if log is not None and measured and (step == config.steps or step % log_config.validate_every == 0):
+        if log is not None and (step == config.steps or step % log_config.validate_every == 0):
             found = _validate(trainable, {**nets, **averaged}, sources, runtime)
             if found:
                 log.metrics(step, found)
