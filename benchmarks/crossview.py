@@ -68,7 +68,7 @@ def main() -> None:
     console.width = max(console.width, 110)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        apart(draw, home, max(64, images) if not arguments.smoke else 16)
+        draw(home, max(64, images) if not arguments.smoke else 16)  # here: a pool's worker may have no children
         trained = [apart(training, home, row, steps, arguments.threads, arguments.smoke) for row in rows]
         console.print(table("a training step", trained))
         embedded = []
