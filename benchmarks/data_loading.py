@@ -52,12 +52,16 @@ class Ready:
         return self.ready
 
 
+LAYOUTS = [name for name, kind in TRAINABLES.items() if name == "segmenter" or "framing" in kind.Config.model_fields]
+"""What learns from photos with label maps, of one size."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a dataset instead of the toy town")
     parser.add_argument("--split", default="train")
     parser.add_argument("--size", type=int, nargs="+", default=[64])
-    parser.add_argument("--systems", nargs="+", choices=list(TRAINABLES), default=list(TRAINABLES))
+    parser.add_argument("--systems", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16"), help="default: the preset's")
     parser.add_argument("--steps", type=int, default=12)

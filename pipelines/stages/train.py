@@ -88,6 +88,7 @@ class Prepared:
     """Inputs opened and checked against the plan of the trainable.
 
     trained_with, teachers: of each frozen role the sha256 of its weights, and the identity of its run at any step.
+    graphs: how the bank's scene graphs were made, where it has some.
     places: of paired data the groups trained on, here and in the run that it starts from, so that an evaluation can
     refuse to ask for them.
     bad: why scenes cannot be used, by id; the sources lack them.
@@ -100,6 +101,7 @@ class Prepared:
     inputs: list[Input]
     trained_with: dict[str, str]
     teachers: dict[str, str]
+    graphs: dict[str, Any] | None
     places: list[str]
     bad: dict[str, str]
 
@@ -135,6 +137,7 @@ def run(
         "teachers": prepared.teachers,
         **_counted(prepared.sources),
         "places": prepared.places,
+        **({"graphs": prepared.graphs} if prepared.graphs is not None else {}),
         "bad": [{"id": scene, "reason": reason} for scene, reason in prepared.bad.items()],
     }
     with disk_faults(out), locked(out) if runtime.rank == 0 else contextlib.nullcontext():
@@ -176,8 +179,12 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
     if dataset is not None and not needs.dataset:
         raise ConfigError(f"{name} learns from a bank alone", fix="leave out --data")
     bank, neighbors = open_retrieval(needs, given.bank, given.index, name)
-    # which classes there are the dataset says, or the bank of a training that has no other data
+    # which classes there are the dataset says, or the bank of a training that has no other data; which relations, the
+    # bank that the scene graphs are from
     schema = dataset.schema if dataset else bank.schema if bank else Schema(())
+    if dataset is not None and bank is not None and needs.graph:
+        require_same_classes(schema, bank.schema, "the bank", given.bank)
+        schema = bank.schema
     plan = trainable.plan(config.model, schema, config.train.steps)
     inputs = []
     if dataset is not None:
@@ -231,7 +238,8 @@ def prepare(name: str, config: Any, given: Given, out: Path, max_bad: int = MAX_
     if plan.train.views:
         places.update(record.group or record.id for record in records)
     sources = Sources(dataset, records, validation, bank, neighbors)
-    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, sorted(places), bad)
+    graphs = bank.config["graph"] if bank is not None and needs.graph else None
+    return Prepared(schema, plan, sources, frozen, inputs, trained_with, teachers, graphs, sorted(places), bad)
 
 
 def open_scenes(
@@ -296,7 +304,14 @@ def open_retrieval(
         raise ArtifactError(f"this is a bank of {opened.kind}, {name} needs one of {needs.bank}", where=bank)
     if index is None or opened is None:
         return opened, None
-    return opened, Neighbors.open(index, opened)
+    neighbors = Neighbors.open(index, opened)
+    if (found := neighbors.artifact.config["kind"]) != needs.index:
+        raise ArtifactError(
+            f"this is an index of kind {found}, {name} needs one of kind {needs.index}",
+            where=index,
+            fix=f"make one: rgs train index --kind {needs.index} --bank {bank} --out …",
+        )
+    return opened, neighbors
 
 
 def require_same_classes(wanted: Schema, found: Schema, what: str, where: Path | None) -> None:

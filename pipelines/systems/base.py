@@ -22,7 +22,9 @@ from pipelines.errors import DataError
 
 if TYPE_CHECKING:
     from pipelines.bank.bank import Bank
+    from pipelines.data.graph import SceneGraph
     from pipelines.index.neighbors import Neighbors
+    from pipelines.index.prefilter import Prefilter
     from pipelines.index.shape_index import ShapeIndex
 
 Batch = dict[str, Any]
@@ -35,6 +37,7 @@ class Needs:
     """What must be given: scene fields («image», «labels», «instances»), a bank and index by kind, frozen runs.
 
     views: of paired data («aerial», «ground»). dataset: False where a bank is all there is. bank: a kind, or «any».
+    index: «shape» or «embedding». graph: the scene graphs of the bank's images, which say what there is to relate too.
     `frozen` maps a role to the trainable it must be («segmenter» -> «segmenter»); a run of one network gives that
     network, a run of several an nn.ModuleDict of them.
     """
@@ -44,6 +47,7 @@ class Needs:
     dataset: bool = True
     bank: str | None = None
     index: str | None = None
+    graph: bool = False
     frozen: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,7 +98,8 @@ class Plan:
 class Sources:
     """What the user gave, opened. Picklable: a bank drops its file handles when it travels to a worker.
 
-    validation: scenes of groups that are in no training scene, for `Validated`.
+    validation: scenes of groups that are in no training scene, for `Validated`. prefilter: finds candidates for the
+    objects of a graph at synthesis.
     """
 
     dataset: Dataset | None = None
@@ -103,6 +108,7 @@ class Sources:
     bank: Bank | None = None
     neighbors: Neighbors | None = None
     index: ShapeIndex | None = None
+    prefilter: Prefilter | None = None
 
     def record(self, scene_id: str) -> SceneRecord:
         return self._by_id[scene_id]
@@ -131,11 +137,16 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Synthesis:
-    """images: (n, 3, h, w) in [-1, 1]. guidance: the same form, or None. provenance: one record per image, or None."""
+    """images: (n, 3, h, w) in [-1, 1]. guidance: the same form, or None. provenance: one record per image, or None.
+
+    graphs: of images made from graphs one record each: «boxes» (n, 4) in parts of the image, which were «used»
+    («predicted» or «given»), and «patches», for each object the «row», «id» and «source» of its piece, or None.
+    """
 
     images: Tensor
     guidance: Tensor | None = None
     provenance: list[Any] | None = None
+    graphs: list[dict[str, Any]] | None = None
 
 
 class Trainable(Protocol):
@@ -190,6 +201,20 @@ class Fitted(Protocol):
     def check(self, frozen: Frozen) -> None: ...
 
 
+@runtime_checkable
+class Refreshed(Protocol):
+    """A trainable that looks through its bank anew as its networks learn, such as for candidates under a new embedder.
+
+    It is asked before the phases of each step, and once before synthesis, where state is None. What it returns is the
+    new state: kept in checkpoints, given back here and as memo["state"], so that a resumed training goes on as it
+    was. None: the state stays. Networks come as they are, and are left in the mode in which they came.
+    """
+
+    def refresh(
+        self, nets: Networks, sources: Sources, step: int, state: dict[str, Tensor] | None, device: torch.device
+    ) -> dict[str, Tensor] | None: ...
+
+
 class System(Trainable, Protocol):
     """A published method: a trainable that synthesizes. `Options` is what synthesis may be asked beyond an image."""
 
@@ -198,7 +223,8 @@ class System(Trainable, Protocol):
     def request(self, item: Any, sources: Sources, options: Any, rng: np.random.Generator) -> dict[str, Any]:
         """The synthesis twin of `example`, in the main process; it may search indexes.
 
-        item: a PhotoItem where the plan's synthesis needs a view, else a LayoutItem.
+        item: a PhotoItem where the plan's synthesis needs a view, a GraphItem where it needs a graph, else a
+        LayoutItem.
         """
         ...
 
@@ -234,6 +260,20 @@ class PhotoItem:
 
     name: str
     photo: np.ndarray
+    variant: int = 0
+
+
+@dataclass(frozen=True)
+class GraphItem:
+    """One scene graph to make an image of. size: (h, w) of the image, as the run was trained.
+
+    exclude: («source» or «group», name) whose pieces may not be used. variant: 0 for the first image of a graph.
+    """
+
+    name: str
+    graph: SceneGraph
+    size: tuple[int, int]
+    exclude: tuple[Literal["source", "group"], str] | None = None
     variant: int = 0
 
 

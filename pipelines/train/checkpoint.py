@@ -1,7 +1,8 @@
 """Checkpoints: weights as safetensors, optimizer state beside them, both written whole or not at all.
 
 A checkpoint is `checkpoints/step-0001000/` with `weights.safetensors` (every network as NAME/key, averaged networks
-as NAME@average/key) and `state.pt` (optimizers). Nothing is ever unpickled: state is read with weights_only=True.
+as NAME@average/key) and `state.pt` (optimizers, and what a trainable that refreshes itself saw of its bank). Nothing is
+ever unpickled: state is read with weights_only=True.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training loop: one function for every trainable.
 
-Each step: seed, batch, each due phase (freeze the rest, losses, check that they are finite, backward, average over
-processes, optimizer step), averaged networks, log, samples, checkpoint. Interrupted and resumed equals
+Each step: seed, refresh, batch, each due phase (freeze the rest, losses, check that they are finite, backward,
+average over processes, optimizer step), averaged networks, log, samples, checkpoint. Interrupted and resumed equals
 uninterrupted, bit for bit on the CPU: order, noise and augmentation are functions of (seed, step, position).
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.runtime import Runtime, memory_gb
-from pipelines.systems.base import Adam, Batch, Frozen, Phase, Plan, Sources, Trainable, Validated
+from pipelines.systems.base import Adam, Batch, Frozen, Phase, Plan, Refreshed, Sources, Trainable, Validated
 from pipelines.train.asam import perturb, restore
 from pipelines.train.checkpoint import AVERAGE, WEIGHTS, load_into, read_state, read_weights
 from pipelines.train.config import LogConfig, LoopConfig
@@ -54,8 +54,9 @@ def train(
     averaged = {name: deepcopy(nets[name]).requires_grad_(False) for name in plan.averaged}
     optimizers = {name: _optimizer(nets[name], adam) for name, adam in plan.optimizers.items()}
     start = run.resumed_from or 0
+    seen: dict[str, Tensor] | None = None  # what a trainable that refreshes itself saw of its bank
     if run.resumed_from is not None:
-        _restore(run, nets, averaged, optimizers)
+        seen = _restore(run, nets, averaged, optimizers)
     order = Order(trainable.sampling(sources), config.seed, config.batch)
     examples = Examples(trainable, sources, config.seed)
     mine = draws(order, config.batch, config.accumulate, runtime.rank, runtime.world, start, config.steps)
@@ -70,8 +71,10 @@ def train(
 
     while step < config.steps:
         runtime.seed_step(step)
+        if isinstance(trainable, Refreshed):
+            seen = trainable.refresh(nets, sources, step, seen, runtime.device) or seen
         micro = [runtime.move(next(loader)) for _ in range(config.accumulate)]
-        memos: list[dict[str, Any]] = [{"progress": step / config.steps} for _ in micro]
+        memos: list[dict[str, Any]] = [{"progress": step / config.steps, "state": seen} for _ in micro]
         sums = {}
         for phase in (p for p in plan.phases if p.due(step)):
             terms = _run_phase(phase, trainable, nets, frozen, micro, memos, plan, optimizers, runtime, step)
@@ -104,6 +107,7 @@ def train(
         if log is not None and (done or late or step % log_config.checkpoint_every == 0):
             status = "finished" if step == config.steps else "stopped" if stopping else "training"
             state = {"step": step, "optimizers": {name: o.state_dict() for name, o in optimizers.items()}}
+            state |= {"seen": seen} if seen is not None else {}
             spent = {"seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - cpu_began}
             statistics = {**spent, "threads": torch.get_num_threads()}
             run.checkpoint(step, nets, averaged, state, log_config.keep, status, statistics)
@@ -136,7 +140,7 @@ def _run_phase(
     sharp = {name: plan.optimizers[name] for name in phase.nets if plan.optimizers[name].rho is not None}
     if sharp:
         saved = {name: perturb(nets[name].parameters(), adam.rho or 0.0) for name, adam in sharp.items()}
-        again = [{"progress": memo["progress"]} for memo in memos]
+        again = [{key: memo[key] for key in ("progress", "state")} for memo in memos]
         _backward(phase, trainable, nets, frozen, micro, again, optimizers, runtime, step)
         for name, weights in saved.items():
             restore(nets[name].parameters(), weights)
@@ -211,7 +215,8 @@ def _restore(
     nets: Mapping[str, nn.Module],
     averaged: Mapping[str, nn.Module],
     optimizers: Mapping[str, torch.optim.Optimizer],
-) -> None:
+) -> dict[str, Tensor] | None:
+    """Load the newest checkpoint; returns what the trainable had seen of its bank."""
     checkpoint = run.checkpoint_to_resume()
     weights = read_weights(checkpoint / WEIGHTS)
     for name, net in nets.items():
@@ -221,6 +226,8 @@ def _restore(
     state = read_state(checkpoint)
     for name, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
+    seen: dict[str, Tensor] | None = state.get("seen")
+    return seen
 
 
 def _preview_batch(examples: Examples, order: Order, runtime: Runtime) -> Batch:
