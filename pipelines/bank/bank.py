@@ -164,9 +164,9 @@ class Bank:
         return row
 
     def crop(self, row: int) -> np.ndarray:
-        """(h, w, 3) uint8 RGB of a piece's box, 0 outside its mask."""
+        """(h, w, 3) uint8 RGB of a piece's box, 0 outside its mask; a patch has the size that patches are stored at."""
         shard, image = self._at(row)[0], decode_pixels(self._part(row, "pixels"))
-        w, h = self.boxes[row, 2:].tolist()
+        h, w = self._stored_size(row)
         if image is None or image.shape != (h, w, 3):
             raise damaged(shard.path, f"the pixels of piece {self.ids[row]:016x} are no {h}x{w} image")
         if self.config["codec"] == "jpeg" and self.masked(row):  # it bleeds over the mask's edge
@@ -180,8 +180,8 @@ class Bank:
         return bool(start < stop)
 
     def mask(self, row: int) -> np.ndarray:
-        """(h, w) bool: which pixels of the box belong to the piece."""
-        w, h = self.boxes[row, 2:].tolist()
+        """(h, w) bool: which pixels of the crop belong to the piece."""
+        h, w = self._stored_size(row)
         packed = self._part(row, "mask")
         if not len(packed):
             return np.ones((h, w), bool)
@@ -247,6 +247,12 @@ class Bank:
     @cached_property
     def _row_of_id(self) -> dict[int, int]:
         return {piece: row for row, piece in enumerate(self.ids.tolist())}
+
+    def _stored_size(self, row: int) -> tuple[int, int]:
+        """Height and width of a piece's crop: those of its box, but in banks that store all pieces at one size."""
+        patch = self.config.get("patch")
+        w, h = (patch, patch) if patch is not None else self.boxes[row, 2:].tolist()
+        return h, w
 
     def _at(self, row: int) -> tuple[ShardTable, int, int]:
         """The shard of a row, the shard's number, and the row within it."""

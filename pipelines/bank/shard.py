@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,9 @@ class Piece:
 class Source:
     """An image that pieces were cut from. digest: see pipelines/data/digest.py. labeled: pixels that have a class.
 
-    domain: which of the dataset's sources it comes from, "" where unknown and in banks of segments.
+    domain: which of the dataset's sources it comes from, "" where unknown and in banks of segments. graph: what scene
+    graphs need beside the pieces, in banks of patches alone: «centres», (x, y) of each piece in parts of the picture,
+    and «relations», annotated (subject, predicate, object) by ordinals; what is empty is left out.
     """
 
     id: str
@@ -65,10 +67,11 @@ class Source:
     labeled: int
     digest: str
     domain: str = ""
+    graph: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        """What a shard stores. Shards were written before there were domains: none is left out."""
-        return {key: value for key, value in asdict(self).items() if key != "domain" or value}
+        """What a shard stores. Shards were written before there were domains and graphs: none is left out."""
+        return {key: value for key, value in asdict(self).items() if key not in ("domain", "graph") or value}
 
 
 @dataclass(frozen=True)

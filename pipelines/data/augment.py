@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from pipelines.config import Config
-from pipelines.data.transforms import nearest_resize
+from pipelines.data.transforms import nearest_resize, resize_image
 
 Size = tuple[int, int]
 
@@ -64,14 +64,6 @@ def draw_view(framing: Framing, rng: np.random.Generator) -> View:
     loaded = (round(h * framing.load), round(w * framing.load))
     corner = (int(rng.integers(loaded[0] - h + 1)), int(rng.integers(loaded[1] - w + 1)))
     return View(loaded, corner, framing.size, bool(framing.flip and rng.random() < 0.5))
-
-
-def resize_image(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize (h, w, 3) uint8: bicubic where it grows, area average where it shrinks (plain bicubic aliases)."""
-    if image.shape[:2] == tuple(size):
-        return image
-    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def jitter(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:

@@ -191,7 +191,7 @@ def read_json(path: Path) -> Any:
         raise DataError(f"the file cannot be read ({error.strerror})", where=path) from error
     except json.JSONDecodeError as error:
         raise DataError(f"no valid JSON: {error.msg}", where=f"{path}, line {error.lineno}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, a number of thousands of digits, deep nesting
         raise DataError(f"no valid JSON: {error}", where=path) from error
 
 

@@ -1,9 +1,10 @@
-"""Geometry that must be the same wherever a map is resized."""
+"""Geometry that must be the same wherever a map or a picture is resized."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
 
 
@@ -17,6 +18,14 @@ def nearest_resize(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     h, w = size
     H, W = values.shape[:2]
     return values[nearest_indices(H, h)][:, nearest_indices(W, w)]
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (h, w, 3) uint8: bicubic where it grows, area average where it shrinks (plain bicubic aliases)."""
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 @lru_cache(maxsize=4096)

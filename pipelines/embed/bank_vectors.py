@@ -19,10 +19,11 @@ import torch
 from pipelines.bank.bank import Bank
 from pipelines.data.augment import Size, resize_image
 from pipelines.embed.embedder import Embedder
+from pipelines.embed.graph_vectors import graph_vectors
 from pipelines.errors import ArtifactError, NumericalError
 
 PIECE = "piece"
-"""The one view of an embedder that was trained on a bank's pieces."""
+"""The one view of an embedder of pieces."""
 NEUTRAL = 128
 """What an embedder of pieces sees outside their masks."""
 
@@ -40,16 +41,19 @@ def bank_vectors(
     workers: threads that decode ahead; 0 decodes between the batches. Raises ArtifactError when the embedder is not for
     such a bank or the bank is damaged, NumericalError naming the piece whose vector is not finite.
     """
-    view = view_of(bank, embedder)
     wanted = np.arange(len(bank)) if rows is None else np.asarray(rows, dtype=np.int64)
     parts = [wanted[first : first + batch] for first in range(0, len(wanted), batch)]
+    if embedder.kind == "graph":
+        yield from graph_vectors(bank, embedder, parts, device)
+        return
+    view = view_of(bank, embedder)
     for part, images in _decoded(bank, parts, embedder.towers[view].size, workers):
         yield part, _embedded(bank, embedder, part, images, view, device)
 
 
 def view_of(bank: Bank, embedder: Embedder) -> str:
     """Which tower embeds the pieces of a bank. Raises ArtifactError when the embedder has none for them."""
-    if embedder.kind == "pieces":
+    if embedder.kind in ("pieces", "cooccurrence"):
         return PIECE
     fix = "rgs build-bank PAIRS --kind images --view aerial makes such a bank"
     if bank.kind != "images" or bank.view is None:

@@ -1,8 +1,8 @@
-"""Embedder: a trained network that maps images to unit vectors, with the weights that it is pinned to."""
+"""Embedder: a trained network that maps images, or the objects of scene graphs, to vectors, pinned to its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeVar
@@ -11,30 +11,39 @@ import numpy as np
 import torch
 
 from pipelines.data.augment import resize_image
+from pipelines.data.graph import SceneGraph
+from pipelines.data.scene import Schema
+from pipelines.embed.graph_batch import graph_tensors, join_graphs
+from pipelines.embed.graph_encoder import GraphEncoder
 from pipelines.embed.tower import Tower
 from pipelines.errors import ConfigError, NumericalError
 from pipelines.metrics.extract import exact
 from pipelines.train.run import Weights
 
 Item = TypeVar("Item")
+Kind = Literal["crossview", "pieces", "graph", "cooccurrence"]
 
 
 @dataclass(frozen=True)
 class Embedder:
     """What a run of `rgs train embedder` maps images with.
 
-    kind: «crossview», whose views are «aerial» and «ground», or «pieces», whose one view is «piece». towers: by view,
-    in eval mode. dimension: numbers in a vector. gate: «category» where only pieces of one class may be neighbors.
-    label: how a person calls it. weights: the step of the run, pinned by its sha256.
+    kind: «crossview», whose views are «aerial» and «ground»; «pieces» or «cooccurrence», whose one view is «piece»; or
+    «graph», which has no view but an encoder, and embeds the objects of scene graphs. towers: by view, in eval mode, as
+    is the encoder. dimension: numbers in a vector. metric: what they are compared by. gate: «category» where only
+    pieces of one class may be neighbors. schema: the classes and relations that an encoder knows. label: how a person
+    calls it. weights: the step of the run, pinned by its sha256.
     """
 
-    kind: Literal["crossview", "pieces"]
+    kind: Kind
     towers: Mapping[str, Tower]
     dimension: int
     label: str
     weights: Weights
-    metric: Literal["cosine"] = "cosine"
+    metric: Literal["cosine", "l2"] = "cosine"
     gate: Literal["none", "category"] = "none"
+    encoder: GraphEncoder | None = None
+    schema: Schema | None = None
 
     @property
     def sha256(self) -> str:
@@ -50,6 +59,11 @@ class Embedder:
         return embed_images(self.tower(view), images, batch, device, self.label)
 
     def tower(self, view: str) -> Tower:
+        if self.kind == "graph":
+            raise ConfigError(
+                f"{self.label} embeds the objects of scene graphs, no images",
+                fix="name a run of rgs train embedder --kind crossview, pieces or cooccurrence",
+            )
         if view not in self.towers:
             raise ConfigError(f"{self.label} embeds no {view} images", fix=f"its views: {', '.join(self.towers)}")
         return self.towers[view]
@@ -79,6 +93,19 @@ def embed_images(
             )
         found.append(vectors)
     return np.concatenate(found)
+
+
+def embed_graphs(encoder: GraphEncoder, graphs: Sequence[SceneGraph]) -> np.ndarray:
+    """(n, dimension) float32: the vectors of all objects of some graphs, one graph after the other.
+
+    On the encoder's device, in full fp32 precision on a GPU too. What is not finite is for the caller to refuse.
+    """
+    device = next(encoder.parameters()).device
+    batch = {key: tensor.to(device) for key, tensor in join_graphs([graph_tensors(g) for g in graphs]).items()}
+    with exact(device):
+        v, _ = encoder(batch["objects"], batch["predicates"], batch["edges"])
+    vectors: np.ndarray = v[batch["real"]].float().cpu().numpy()
+    return vectors
 
 
 def batched(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:

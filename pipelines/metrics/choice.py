@@ -48,8 +48,8 @@ OF_SCENES = tuple(divergence.DEFINITIONS)
 OF_PHOTOS = ("psnr_lower", "ssim_lower", "sd", *OF_SCENES)
 """What is made of samples of photos unless asked for by name: the protocol of one view turned into another."""
 
-Space = Literal["segmenter", "embedder", "inception"]
-"""Features of a trained segmenter or embedder, or of the networks of the published numbers (Inception and VGG-16)."""
+Space = Literal["segmenter", "embedder", "classifier", "inception"]
+"""Features of a trained segmenter, embedder or classifier, or of the networks of the published numbers (Inception and VGG-16)."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Given:
     images, references: how many; references are 0 without any. features: the run whose features distances are measured
     in, if any; space: as asked for. net: trunk of LPIPS. sd: form of the sharpness difference. weights: a directory
     beside torch's cache. view: which view the samples show that were made from photos of another; None of layouts.
+    graphs: the samples were made from scene graphs.
     """
 
     images: int
@@ -81,6 +82,7 @@ class Given:
     allow_few: bool = False
     sd: sharpness.Variant = "signed"
     view: str | None = None
+    graphs: bool = False
 
 
 @dataclass
@@ -100,6 +102,8 @@ def choose(asked: Sequence[Metric] | None, given: Given) -> Choice:
     """
     choice = Choice()
     usual = [metric for metric in METRICS if given.view or metric not in OF_PHOTOS]
+    if given.graphs:  # which do not say what every pixel of a picture should be
+        usual = [metric for metric in usual if metric not in OF_PAIRS]
     if given.view != GROUND:  # only a level view has its sky above
         usual = [metric for metric in usual if not metric.endswith(LOWER)]
     for job in (job for metric in dict.fromkeys(asked or usual) for job in _jobs(metric, asked is not None, given)):
@@ -130,7 +134,7 @@ def _jobs(metric: Metric, asked: bool, given: Given) -> list[Job]:
         return [Job(metric, metric, weights=perceptual.style_file())]
     if metric not in OF_SETS:
         return [Job(metric, metric)]
-    trained: Space = "embedder" if given.space == "embedder" else "segmenter"
+    trained: Space = given.space if given.space in ("embedder", "classifier") else "segmenter"
     spaces: list[Space] = [trained] if metric in UNDER_TRAINED else []
     spaces += ["inception"] if metric in FEWEST else []
     if asked and given.space is not None and given.space not in spaces:
@@ -160,9 +164,10 @@ def _require(job: Job, given: Given, files: dict[str, Path]) -> None:
     lacks = []
     if job.metric not in OF_JUDGE and job.metric != "is" and not given.references:
         lacks.append("reference images (--reference)")
-    if job.metric in OF_JUDGE and given.view is not None:
+    if job.metric in OF_JUDGE and (given.graphs or given.view is not None):
+        other = "scene graphs, which have no label maps" if given.graphs else "photos"
         raise ConfigError(
-            f"{job.name} compares with a layout, and these samples were made from photos", fix="leave the metric out"
+            f"{job.name} compares with a layout, and these samples were made from {other}", fix="leave the metric out"
         )
     if job.metric in OF_JUDGE and not given.judge:
         lacks.append("a trained segmenter (--judge)")

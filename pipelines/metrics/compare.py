@@ -21,7 +21,7 @@ from pipelines.metrics.intervals import resample
 Report = Mapping[str, Any]
 ScoreJson = Mapping[str, Any]
 
-OF_THE_RUN = ("synthesis seed", "interval_protocol", "pieces from")
+OF_THE_RUN = ("synthesis seed", "interval_protocol", "pieces from", "images with a value", "deviation over sources")
 """Of a protocol: what belongs to a run and may differ within a row."""
 
 
@@ -148,7 +148,8 @@ def _candidates(score: ScoreJson) -> list[Statistic]:
         for i, image in enumerate(values):
             for c, three in image.items():
                 counts[i, int(c)] = three
-        return [partial(_of_counts, measure, counts) for measure in (segmentation.miou, segmentation.accuracy)]
+        measures = (segmentation.miou, segmentation.accuracy, segmentation.class_accuracy)
+        return [partial(_of_counts, measure, counts) for measure in measures]
     numbers = np.array([math.nan if value is None else value for value in values], np.float64)
     return [partial(_of_known, take, numbers) for take in (np.mean, np.median)]
 

@@ -75,7 +75,7 @@ UNDER_TRAINED = {
     "precision": "Precision",
     "recall": "Recall",
 }
-"""Titles of what the features of a segmenter or an embedder can measure."""
+"""Titles of what the features of a segmenter, an embedder or a classifier can measure."""
 
 LAYERS = {"fid": "pool", "kid": "pool", "is": "logits", "precision": "fc2", "recall": "fc2"}
 """Which features of `fidelity`'s networks the published numbers are measured in."""
@@ -156,6 +156,7 @@ def _variant(metric: str, network: JudgeName | None, real: np.ndarray, fake: np.
         features = {
             "segmenter": "pooled penultimate features of the segmenter",
             "embedder": "the embedder's unit vectors",
+            "classifier": "features of the classifier of objects, of whole images at its size",
         }
         return f"{features[network.kind]} (d = {fake.shape[1]}); {formula}; these are not Inception's"
     if metric in ("precision", "recall"):

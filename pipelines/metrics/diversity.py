@@ -86,9 +86,16 @@ def diversity_scores(ruler: Ruler, context: Context) -> tuple[list[Score], list[
         repeats += f", which {REPEATED_SHARE:.0%} of pairs of different real images fall below"
 
     def add(
-        name: str, title: str, value: float, better: Any, variant: str, interval: Interval, on_real: float | None
+        name: str,
+        title: str,
+        value: float,
+        better: Any,
+        variant: str,
+        interval: Interval,
+        on_real: float | None,
+        **own: Any,
     ) -> None:
-        protocol = context.protocol(interval, variant=variant, **ruler.protocol)
+        protocol = context.protocol(interval, variant=variant, **ruler.protocol, **own)
         scores.append(
             Score(
                 f"{name}[{ruler.name}]",
@@ -105,7 +112,9 @@ def diversity_scores(ruler: Ruler, context: Context) -> tuple[list[Score], list[
         value, interval = _mean_of_sources(distances, sources, context.seed)
         variant = "mean distance of all pairs of outputs of one source, then the mean over sources; of real images: of "
         variant += "pairs of different places"
-        add("diversity", "Diversity", value, "higher", variant, interval, float(real.mean()) if len(real) else None)
+        spread = {"deviation over sources": float(np.std(means_of_sources(distances, sources)))}
+        on_real = float(real.mean()) if len(real) else None
+        add("diversity", "Diversity", value, "higher", variant, interval, on_real, **spread)
     else:
         missing.append(
             NotComputed(f"diversity[{ruler.name}]", "needs several outputs of a source (rgs synthesize --num)")
@@ -140,12 +149,15 @@ def diversity_scores(ruler: Ruler, context: Context) -> tuple[list[Score], list[
 
 def _mean_of_sources(values: np.ndarray, sources: np.ndarray, seed: int) -> tuple[float, Interval]:
     """The mean over sources of the mean of their values, and its bootstrap over sources."""
-    _, numbers = np.unique(sources, return_inverse=True)
-    columns = np.stack([values, np.ones_like(values)], axis=1)
-    sums = sums_by_layout(columns, numbers, int(numbers.max()) + 1)
-    means = sums[:, 0] / sums[:, 1]
+    means = means_of_sources(values, sources)
     rows = np.stack([means, np.ones_like(means)], axis=1)
     return math.fsum(means) / len(means), bootstrap(rows, lambda s: s[:, 0] / s[:, 1], seed)
+
+
+def means_of_sources(values: np.ndarray, sources: np.ndarray) -> np.ndarray:
+    """The mean of the values of each source; sources: (n,) whose each one is."""
+    _, numbers = np.unique(sources, return_inverse=True)
+    return np.asarray(np.bincount(numbers, weights=values) / np.bincount(numbers))
 
 
 def cluster_score(

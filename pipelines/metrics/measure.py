@@ -91,8 +91,9 @@ def _look(
     if instruments.judge is not None:
         classes = len(schema.classes)
         predicted, pooled = segment(instruments.judge, images, instruments.device)
-        pairs = zip(layouts, predicted, strict=True)
-        counts += [segmentation.class_counts(segmentation.confusion(wanted, p, classes)) for wanted, p in pairs]
+        if layouts:  # scene graphs have none
+            pairs = zip(layouts, predicted, strict=True)
+            counts += [segmentation.class_counts(segmentation.confusion(wanted, p, classes)) for wanted, p in pairs]
         features[JUDGE] += list(pooled)
     for extract in instruments.features:
         for name, found in extract(images).items():

@@ -21,7 +21,7 @@ from pipelines.errors import ArtifactError, ConfigError, DataError
 
 T = TypeVar("T")
 
-FILES = ("image", "layout", "guidance", "photo")
+FILES = ("image", "layout", "guidance", "photo", "graph", "picture")
 """What the list of samples may name of each."""
 
 SubjectName = Literal["output", "guidance", "shuffled"]
@@ -34,7 +34,7 @@ SPARE_IDS = (255, 65535)
 @dataclass(frozen=True)
 class Sample:
     """One image of a samples artifact. source: the stem of the layout or photo it was made from; variant: 0 for its
-    first. layout, photo: what it was made from, the one or the other.
+    first. layout, photo, graph: what it was made from, one of them; picture: of the graph.
     """
 
     name: str
@@ -44,6 +44,8 @@ class Sample:
     layout: Path | None
     guidance: Path | None
     photo: Path | None = None
+    graph: Path | None = None
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,10 @@ def read_samples(artifact: Artifact) -> list[Sample]:
         for line in sidecar.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             files = {key: inside(artifact.path, entry[key], sidecar) for key in FILES if entry.get(key)}
-            if "layout" not in files and "photo" not in files:
+            if not files.keys() & {"layout", "photo", "graph"}:
                 raise KeyError("layout")
-            layout, guidance, photo = (files.get(key) for key in FILES[1:])
             name, source, variant = entry["name"], entry["source"], int(entry["variant"])
-            samples.append(Sample(name, source, variant, files["image"], layout, guidance, photo))
+            samples.append(Sample(name, source, variant, files["image"], *(files.get(key) for key in FILES[1:])))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(f"the list of samples cannot be read: {error!r}", where=sidecar) from error
     if not samples:
@@ -91,7 +92,7 @@ def read_samples(artifact: Artifact) -> list[Sample]:
 
 
 def take_subject(samples: Sequence[Sample], subject: SubjectName, seed: int, where: Path) -> list[Sample]:
-    """The samples as they are, their guidance images in their place, or each with the layout of another.
+    """The samples as they are, their guidance images in their place, or each with the layout or graph of another.
 
     Shuffled, every layout answers for the images of the one after it in a random circle, so none keeps its own.
     Raises ArtifactError when a sample has no guidance, or ConfigError when there is no other layout.
@@ -107,9 +108,12 @@ def take_subject(samples: Sequence[Sample], subject: SubjectName, seed: int, whe
             raise ConfigError("one layout alone cannot be shuffled", where=where)
         np.random.default_rng(seed).shuffle(circle)
         other = dict(zip(circle, circle[1:] + circle[:1], strict=True))
-        of = {sample.source: (sample.layout, sample.photo) for sample in samples}
-        pairs = [(s, other[s.source]) for s in samples]
-        return [replace(s, source=source, layout=of[source][0], photo=of[source][1]) for s, source in pairs]
+        of = {sample.source: sample for sample in samples}
+        pairs = [(s, of[other[s.source]]) for s in samples]
+        return [
+            replace(s, source=o.source, layout=o.layout, photo=o.photo, graph=o.graph, picture=o.picture)
+            for s, o in pairs
+        ]
     return list(samples)
 
 

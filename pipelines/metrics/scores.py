@@ -23,6 +23,8 @@ LOWER = "_lower"
 OWN = {
     "segmenter": "this judge helped to train what it judges",
     "embedder": "the generator was trained against this embedder, which flatters it",
+    "classifier": "this classifier helped to train what it judges",
+    "cooccurrence": "this embedder is no stranger: the generator was trained against it, or it learned from this bank",
 }
 """Why to read a score under a network with care that helped to train, by the kind of network."""
 
@@ -96,7 +98,7 @@ class Context:
 class JudgeName:
     """How scores cite a trained network: its run, the first 8 digits of its weights' sha256, did it help to train.
 
-    kind: «segmenter» or «embedder».
+    kind: «segmenter», «embedder», «classifier» or «cooccurrence».
     """
 
     run: str
@@ -157,6 +159,50 @@ def pairwise_score(name: str, kind: Pairwise, values: Sequence[float], context: 
     protocol = context.protocol(interval, **own)
     value = math.fsum(values) / len(values)
     return Score(name, kind.title, value, kind.better, protocol, kind.unit, per_image=values, interval=interval.ends)
+
+
+def mean_of_images(
+    name: str,
+    title: str,
+    better: Better,
+    variant: str,
+    values: Sequence[float | None],
+    context: Context,
+    *,
+    reals: Sequence[float | None] = (),
+    why: str = "there is nothing to measure",
+    warning: str | None = None,
+    **own: Any,
+) -> Score | NotComputed:
+    """The mean of one value per image, of those that have one; why: what it means that none has.
+
+    reals: the same numbers of real images, whatever their count.
+    """
+    numbers = np.array([math.nan if value is None else value for value in values], np.float64)
+    known = np.isfinite(numbers)
+    if not known.any():
+        return NotComputed(name, why)
+    columns = np.stack([np.where(known, numbers, 0), known], axis=1)
+    interval = bootstrap(sums_by_layout(columns, context.owners, context.layouts), _ratio, context.seed)
+    real = [value for value in reals if value is not None]
+    protocol = {"variant": variant, "library": f"numpy {np.__version__}", **own}
+    if not known.all():
+        protocol["images with a value"] = int(known.sum())
+    return Score(
+        name,
+        title,
+        float(np.mean(numbers[known])),
+        better,
+        context.protocol(interval, **protocol),
+        on_real=float(np.mean(real)) if real else None,
+        per_image=[None if value is None else float(value) for value in values],
+        warning=warning,
+        interval=interval.ends,
+    )
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
 
 
 def library(name: str) -> str:

@@ -59,3 +59,12 @@ def accuracy(counts: np.ndarray) -> np.ndarray:
     """(...) share of the labelled pixels that are right; NaN where there are none."""
     right, labelled = counts[..., 0].sum(-1).astype(np.float64), counts[..., 1].sum(-1)
     return np.divide(right, labelled, out=np.full(right.shape, np.nan), where=labelled > 0)
+
+
+def class_accuracy(counts: np.ndarray) -> np.ndarray:
+    """(...) mean over the classes of the reference of the share of theirs that is right; NaN where there are none."""
+    right, reference = counts[..., 0].astype(np.float64), counts[..., 1]
+    there = reference > 0
+    shares = np.divide(right, reference, out=np.zeros_like(right), where=there)
+    classes = there.sum(-1)
+    return np.divide(shares.sum(-1), classes, out=np.full(classes.shape, np.nan), where=classes > 0)

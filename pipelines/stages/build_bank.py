@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from pipelines.artifact import Artifact, Input, open_artifact, relative_path, require_free, writing
 from pipelines.bank.bank import ShardTable, read_shard_table, shard_paths
 from pipelines.bank.images import cut_image, pictures
+from pipelines.bank.patches import cut_patches, makes_graph
 from pipelines.bank.segments import Decompose
 from pipelines.bank.shard import BadScene, Codec
 from pipelines.bank.writer import BankWriter, Cut, Cutter, Elsewhere, Share, Thin, cut_scene, share_shards
 from pipelines.config import Config
 from pipelines.data.check import too_many_bad
 from pipelines.data.digest import digest_of, record_digests
+from pipelines.data.graph import GraphSettings, with_predicates
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import Dataset, SceneRecord, Schema
 from pipelines.errors import ConfigError, DataError
@@ -45,8 +47,8 @@ SAMPLED_SCENES = 8
 class BuildBank(Config):
     """What a bank holds and how its pieces are cut and stored."""
 
-    kind: Literal["segments", "images"] = "segments"
-    """What the pieces are: segments of label maps, or whole images."""
+    kind: Literal["segments", "images", "patches"] = "segments"
+    """What the pieces are: segments of label maps, whole images, or patches, the boxes of annotated objects."""
     view: Literal["aerial", "ground"] | None = None
     """images: which view of pairs the bank holds; null for the photos of other datasets."""
     format: str | None = None
@@ -54,7 +56,11 @@ class BuildBank(Config):
     split: str | None = "train"
     """Which images: a split, a list of scene ids (a path ending in .txt), or null for all."""
     decompose: Decompose = Decompose()
-    """How label maps are cut into segments."""
+    """segments: how label maps are cut."""
+    graph: GraphSettings = GraphSettings()
+    """patches: which objects of a scene are pieces, and how scene graphs are made of them."""
+    patch: int | None = Field(default=64, ge=8, le=1024)
+    """patches: height and width that the pixels of every box are stored at; null keeps the box's own."""
     codec: Codec = "png"
     """How pixels are stored: png is exact, jpeg is smaller."""
     shard_sources: int = Field(default=64, ge=1)
@@ -63,21 +69,32 @@ class BuildBank(Config):
     """The sources left out of the bank that this one grew out of; set by --remove-source."""
 
     @model_serializer(mode="wrap")
-    def _without_view(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A bank without views has the config, and so the digest, that it had before there were any."""
+    def _of_its_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A bank has the config, and so the digest, that it had before there were views and patches."""
         values: dict[str, Any] = handler(self)
-        return {key: value for key, value in values.items() if key != "view" or value is not None}
+        foreign = {"decompose"} if self.kind == "patches" else OF_PATCHES
+        return {key: value for key, value in values.items() if key not in foreign and (key, value) != ("view", None)}
+
+
+OF_PATCHES = {"graph", "patch"}
+"""The fields of a config that mean something for banks of patches alone."""
+INHERITED = ("kind", "view", "decompose", "graph", "patch", "codec")
+"""What a bank that grew out of another shares with it."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of bank. records: what it reads of the scenes of a dataset; cutter: what makes pieces of each."""
+    """A kind of bank. records: what it reads of the scenes of a dataset; cutter: what makes pieces of each; schema: the
+    dataset's as the bank keeps it; lacking: what is to be said of scenes that give no piece."""
 
     records: Callable[[BuildBank, Dataset, Sequence[SceneRecord]], Sequence[SceneRecord]]
     cutter: Callable[[BuildBank, Schema], Cutter]
+    lacking: str
+    schema: Callable[[BuildBank, Schema], Schema] = lambda _, schema: schema
 
 
 def _labelled(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord]) -> Sequence[SceneRecord]:
+    _refuse_settings_of_patches(config)
     if config.view is not None:
         raise ConfigError("a bank of segments holds no view", fix="add --kind images, or leave out --view")
     if not dataset.schema.classes:
@@ -86,17 +103,43 @@ def _labelled(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord
 
 
 def _whole(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord]) -> Sequence[SceneRecord]:
+    _refuse_settings_of_patches(config)
     if config.decompose != Decompose():
         raise ConfigError("whole images are not decomposed", fix="leave out decompose, or --kind images")
     return pictures(records, config.view, dataset.root)
+
+
+def _with_objects(config: BuildBank, dataset: Dataset, records: Sequence[SceneRecord]) -> Sequence[SceneRecord]:
+    if config.view is not None:
+        raise ConfigError("a bank of patches holds no view", fix="add --kind images, or leave out --view")
+    if config.decompose != Decompose():
+        raise ConfigError("patches are not decomposed", fix="leave out decompose, or --kind patches")
+    if not dataset.schema.classes:
+        raise DataError("the dataset has no classes to cut patches of", where=dataset.root, fix="add --kind images")
+    return records
+
+
+def _refuse_settings_of_patches(config: BuildBank) -> None:
+    given = [key for key in sorted(OF_PATCHES) if getattr(config, key) != BuildBank.model_fields[key].default]
+    if given:
+        raise ConfigError(f"{given[0]} is of banks of patches", fix=f"add --kind patches, or leave out {given[0]}")
 
 
 KINDS = {
     "segments": Kind(
         _labelled,
         lambda config, schema: partial(cut_scene, things=schema.things, settings=config.decompose, codec=config.codec),
+        "no scene has a segment",
     ),
-    "images": Kind(_whole, lambda config, _: partial(cut_image, codec=config.codec)),
+    "images": Kind(_whole, lambda config, _: partial(cut_image, codec=config.codec), "no image can be used"),
+    "patches": Kind(
+        _with_objects,
+        lambda config, schema: partial(
+            cut_patches, schema=schema, settings=config.graph, patch=config.patch, codec=config.codec
+        ),
+        "no scene has as many objects as graph.min_area, min_objects, max_objects and overflow ask for",
+        lambda config, schema: with_predicates(schema, config.graph),
+    ),
 }
 
 
@@ -206,7 +249,7 @@ def _prepare(
         raise ConfigError("there is nothing to build a bank from", fix="name a dataset, or --from BANK")
     parent = None if add_to is None else open_artifact(add_to, "bank")
     if parent is not None:
-        config = _inherit(config, parent, ("kind", "view", "decompose", "codec"))
+        config = _inherit(config, parent, INHERITED)
     dataset = open_dataset(data, config.format)
     split = Path(config.split).name if config.split and config.split.endswith(".txt") else config.split
     stored = config.model_copy(update={"format": config.format or dataset.format, "split": split, "removed": ()})
@@ -219,7 +262,7 @@ def _prepare(
     if parent is not None:
         return _grown(stored, parent, dataset, records, digests, given, out)
     cuts = _cuts(records, digests, config.shard_sources, first=0)
-    return Work(stored, dataset.schema, [given], [], cuts, dataset)
+    return Work(stored, KINDS[config.kind].schema(config, dataset.schema), [given], [], cuts, dataset)
 
 
 def _grown(
@@ -239,6 +282,12 @@ def _grown(
             "the dataset and the bank to add to have different classes",
             where=dataset.root,
             fix="give the dataset the classes of the bank, or build a new bank",
+        )
+    if config.graph.relations == "annotated" and dataset.schema.relations != schema.relations:
+        raise DataError(
+            "the dataset and the bank to add to have different relations",
+            where=dataset.root,
+            fix="give the dataset the relations of the bank, or build a new bank",
         )
     schema = replace(schema, domains=tuple(sorted({*schema.domains, *dataset.schema.domains})))
     known = {source.id: source.digest for table in _tables(parent) for source in table.sources}
@@ -282,7 +331,7 @@ def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) ->
             shares.append(share)
         elif left:
             thins.append(Thin(share.name, share.path, removed, left))
-    stored = _inherit(config, parent, ("kind", "view", "format", "split", "decompose", "codec", "shard_sources"))
+    stored = _inherit(config, parent, (*INHERITED, "format", "split", "shard_sources"))
     stored = stored.model_copy(update={"removed": tuple(sorted(removed))})
     schema = Schema.from_json(parent.statistics["schema"])
     return Work(stored, schema, [parent.as_input("bank", out.parent)], shares, list(thins))
@@ -290,12 +339,13 @@ def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) ->
 
 def _inherit(config: BuildBank, parent: Artifact, keys: Sequence[str]) -> BuildBank:
     """The config with the parent's values of `keys`. Raises ConfigError where it was given another value."""
-    given = config.model_dump(mode="json", include=config.model_fields_set)
-    stored = {key: parent.config.get(key) for key in keys}
-    for key, value in stored.items():
-        if given.get(key, value) != value:
+    stored = {key: parent.config[key] for key in keys if key in parent.config}
+    for key in keys:
+        value = stored.get(key)
+        given = TypeAdapter(Any).dump_python(getattr(config, key), mode="json")
+        if key in config.model_fields_set and given != value:
             raise ConfigError(
-                f"{key} is {given[key]} but the other bank was built with {value or 'none'}",
+                f"{key} is {given} but the other bank was built with {value or 'none'}",
                 where=parent.path,
                 fix=f"leave {key} out, or build a new bank",
             )
@@ -356,24 +406,35 @@ def _statistics(work: Work, tables: Sequence[ShardTable], out: Path) -> dict[str
     categories = np.concatenate([table.columns["categories"] for table in tables])
     areas = np.concatenate([table.columns["areas"] for table in tables])
     if not len(ids):
-        lacking = "no scene has a segment" if work.config.kind == "segments" else "no image can be used"
+        lacking = KINDS[work.config.kind].lacking
         raise DataError(f"the bank would be empty: {lacking}", where=work.data.root if work.data else out)
     if len(np.unique(ids)) != len(ids):
         raise DataError("two pieces have one id", where=out, fix="rename one of the scenes")
     counts = np.bincount(categories[categories >= 0], minlength=len(work.schema.classes)).tolist()
     used = {source.id for source in sources}
     bad = {scene.id: scene.reason for table in tables for scene in table.bad if scene.id not in used}
+    graphs = {"graphs": _graphs(work.config, tables)} if work.config.kind == "patches" else {}
     return {
         "kind": work.config.kind,
         "schema": work.schema.to_json(),
         "items": len(ids),
         "sources": len(sources),
         "shards": len(tables),
+        **graphs,
         "per_class": dict(zip(work.schema.names, counts, strict=True)),
         "licences": dict(sorted(Counter(source.licence for source in sources).items())),
         "pixels": {"labeled": sum(source.labeled for source in sources), "kept": int(areas.sum())},
         "bad": [{"id": scene, "reason": reason} for scene, reason in sorted(bad.items())],
     }
+
+
+def _graphs(config: BuildBank, tables: Sequence[ShardTable]) -> int:
+    """How many sources of a bank of patches make a scene graph."""
+    made = 0
+    for table in tables:
+        counts = np.bincount(table.columns["sources"], minlength=len(table.sources)).tolist()
+        made += sum(makes_graph(config.graph, *each) for each in zip(table.sources, counts, strict=True))
+    return made
 
 
 def _estimate(work: Work) -> int:

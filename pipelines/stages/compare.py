@@ -171,7 +171,8 @@ def _examples(config: Compare, opened: Sequence[Opened]) -> tuple[list[Example],
     rng = np.random.default_rng(config.seed)
     count = min(config.rows, len(common))
     names = [common[i] for i in sorted(rng.choice(len(common), count, replace=False))]
-    first = "source" if listed[0][names[0]].layout is None else "layout"
+    example = listed[0][names[0]]
+    first = "layout" if example.layout else "graph" if example.graph else "source"
     columns = [first, *(one.name for one in shown)]
     rows = []
     for name in names:
@@ -186,9 +187,10 @@ def _samples(one: Opened) -> Artifact:
 
 
 def _made_from(one: Opened, sample: Sample) -> np.ndarray | None:
-    """The layout or the photo of a sample."""
+    """The layout, the photo or the picture of the graph of a sample."""
     if sample.layout is None:
-        return None if sample.photo is None else read_image(sample.photo)
+        shown = sample.photo or sample.picture
+        return None if shown is None else read_image(shown)
     schema = Schema.from_json(_samples(one).statistics["schema"])
     image = read_image(sample.image)
     return paint_labels(read_labels(sample.layout, schema, (image.shape[0], image.shape[1])), schema)

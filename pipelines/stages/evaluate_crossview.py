@@ -73,7 +73,8 @@ def open_witness(reference: str, samples: Artifact) -> Witness:
             fix="leave it out, or give features of a segmenter: --features segmenter:RUN",
         )
     if not set(views) <= embedder.towers.keys():
-        raise ConfigError(f"{embedder.label} embeds {', '.join(embedder.towers)}, not {' and '.join(map(str, views))}")
+        embeds = ", ".join(embedder.towers) or "the objects of scene graphs"
+        raise ConfigError(f"{embedder.label} embeds {embeds}, not {' and '.join(map(str, views))}")
     own = helped_to_train(samples, embedder.sha256, embedder.weights.manifest)
     return Witness(embedder, str(views[0]), own)
 

@@ -219,7 +219,9 @@ def _open(
         embedder = open_finished(reference_to_run)
         if not {AERIAL, GROUND} <= embedder.towers.keys():
             raise ConfigError(
-                f"{embedder.label} embeds {', '.join(embedder.towers)}, no pairs of views", where=reference_to_run
+                f"{embedder.label} is of kind {embedder.kind}, which embeds no pairs of views",
+                where=reference_to_run,
+                fix=f"what it measured of itself while it trained is in {embedder.weights.run}/metrics.jsonl",
             )
         known = sorted({r.group or r.id for r in (pairs[i] for i in ids)} & trained_places(embedder.weights.run))
         if known:

@@ -61,7 +61,7 @@ def open_seen(
 def lacking(seen: Seen, samples: Artifact) -> list[NotComputed]:
     """What was not asked for, and how to."""
     missing = []
-    if seen.bank is None and "source_view" not in samples.statistics:
+    if seen.bank is None and "source_view" not in samples.statistics and "graphs" not in samples.statistics:
         names = ["retrieval"] if samples.input("bank") is not None else []
         missing += [NotComputed(name, "needs the bank (--bank)") for name in (*names, "copy/segments")]
     if seen.training is None:

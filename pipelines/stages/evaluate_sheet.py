@@ -15,7 +15,7 @@ from pipelines.metrics.report import Example, extremes, show_number
 from pipelines.metrics.samples import Reference, Sample, read_labels
 from pipelines.metrics.scores import Score
 
-Column = Literal["layout", "source", "guidance", "output", "reference"]
+Column = Literal["layout", "graph", "source", "guidance", "output", "reference"]
 
 
 def choose_examples(
@@ -60,6 +60,7 @@ def _row(sample: Sample, reference: Reference | None, schema: Schema) -> Mapping
     real = None if reference is None else resize_image(reference.read(sample.source), size)
     return {
         "layout": None if sample.layout is None else paint_labels(read_labels(sample.layout, schema, size), schema),
+        "graph": None if sample.picture is None else read_image(sample.picture),
         "source": None if sample.photo is None else read_image(sample.photo),
         "guidance": None if sample.guidance is None else read_image(sample.guidance),
         "output": output,

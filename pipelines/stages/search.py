@@ -184,6 +184,12 @@ def _photo(
     """A photo is of no category: it finds pieces of all, where the index is gated too."""
     from pipelines.runtime import pick_device
 
+    if embedder.kind == "graph":
+        raise ConfigError(
+            f"the index is of {embedder.label}, which embeds the objects of scene graphs, no photos",
+            where=path,
+            fix="search for a piece of the bank by its id",
+        )
     if view is None:
         others = [name for name in embedder.towers if name != index.bank.view]
         if len(others) != 1:

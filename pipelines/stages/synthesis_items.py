@@ -1,13 +1,14 @@
-"""What `rgs synthesize` makes images of: layouts or photos, from files or a dataset, opened and read one by one."""
+"""What `rgs synthesize` makes images of: layouts, photos or scene graphs, from files or a dataset, read one by one."""
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -15,51 +16,73 @@ from pipelines.artifact import Input, digest_json, relative_path, sha256_file
 from pipelines.bank.bank import Bank
 from pipelines.data.augment import Size
 from pipelines.data.digest import dataset_digest
+from pipelines.data.graph import GraphSettings, SceneGraph, graphs_from_json, make_graph
+from pipelines.data.graph_text import parse_graph
 from pipelines.data.instances import InstanceEncoding, connected_instances
 from pipelines.data.layouts import list_layouts, read_instances, read_layout
+from pipelines.data.listing import read_json
+from pipelines.data.objects import scene_objects
 from pipelines.data.open import open_dataset
 from pipelines.data.pixels import IMAGE_SUFFIXES, read_image
 from pipelines.data.scene import Dataset, SceneRecord, Schema
-from pipelines.errors import ConfigError, DataError
+from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.stages.train import require_same_classes
-from pipelines.systems.base import LayoutItem, PhotoItem
+from pipelines.systems.base import GraphItem, LayoutItem, PhotoItem
+from pipelines.systems.trained import LoadedRun
 
 if TYPE_CHECKING:
     from pipelines.stages.synthesize import Opened, Requested, Synthesize
 
-Item = LayoutItem | PhotoItem
+Item = LayoutItem | PhotoItem | GraphItem
+Subject = Literal["layout", "photo", "graph"]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What images are made of: files, or scenes of a dataset; each is read when its turn comes."""
+    """What images are made of: files, graphs by name, or scenes of a dataset, each read when its turn comes."""
 
-    entries: Sequence[Path] | Sequence[SceneRecord]
+    entries: Sequence[Path] | Sequence[tuple[str, SceneGraph]] | Sequence[SceneRecord]
     dataset: Dataset | None
     inputs: list[Input]
 
 
 def list_items(
-    config: Synthesize, requested: Requested, schema: Schema, view: str | None, retrieves: bool, home: Path
+    config: Synthesize,
+    requested: Requested,
+    loaded: LoadedRun,
+    subject: Subject,
+    view: str | None,
+    retrieves: bool,
+    home: Path,
 ) -> Listed:
-    """List layouts, or photos where the system turns a view. Raises ConfigError or DataError where there is none."""
-    noun = "photo" if view else "layout"
-    if (requested.data is None) == (not requested.inputs):
-        raise ConfigError(f"give either {noun}s or a dataset", fix="--inputs FOLDER|FILE…|- or --data DATASET")
+    """List what images are to be made of. Raises ConfigError or DataError where there is none of it."""
+    given, flag = (requested.graphs, "--graph") if subject == "graph" else (requested.inputs, "--inputs")
+    if (unfit := requested.inputs if subject == "graph" else requested.graphs) and (requested.data or not given):
+        raise ConfigError(f"{loaded.name} makes images of {subject}s, not of {unfit[0]}", fix=f"give {flag}")
+    if (requested.data is None) == (not given):
+        what = "--graph FILE|TEXT…" if subject == "graph" else "--inputs FOLDER|FILE…|-"
+        raise ConfigError(f"give either {subject}s or a dataset", fix=f"{what} or --data DATASET")
     if not retrieves and config.exclude != "none":
         raise ConfigError("this system retrieves nothing that could be excluded", fix="leave out --exclude")
-    if view is not None and requested.instances is not None:
-        raise ConfigError("photos have no instance maps", fix="leave out --instances")
-    if view is not None and config.size != "layout":
+    if subject != "layout" and requested.instances is not None:
+        raise ConfigError(f"{subject}s have no instance maps", fix="leave out --instances")
+    if subject != "layout" and config.size != "layout":
         raise ConfigError("the run makes images of one size", fix="leave out --size")
     if requested.data is not None:
-        return _of_dataset(config, requested, requested.data, schema, view, home)
+        return _of_dataset(config, requested, requested.data, loaded.schema, subject, view, home)
     if config.exclude != "none":
-        raise ConfigError("only a dataset knows which pieces are a layout's own", fix="use --data, or no --exclude")
+        raise ConfigError("only a dataset knows which pieces are an image's own", fix="use --data, or no --exclude")
+    if subject == "graph":
+        return _graphs(requested.graphs, loaded.schema, home)
+    return _files(requested, subject, home)
+
+
+def _files(requested: Requested, subject: Subject, home: Path) -> Listed:
+    """Layouts with their instance maps, or photos."""
     given = requested.inputs[0] if len(requested.inputs) == 1 else requested.inputs
-    files = list_layouts(given, noun, IMAGE_SUFFIXES if view else (".png",))
+    files = list_layouts(given, subject, IMAGE_SUFFIXES if subject == "photo" else (".png",))
     digest = digest_json([[file.stem, sha256_file(file)] for file in files])
-    inputs = [Input(f"{noun}s", relative_path(Path(requested.inputs[0]), home), digest)]
+    inputs = [Input(f"{subject}s", relative_path(Path(requested.inputs[0]), home), digest)]
     if requested.instances is not None:
         maps = [_instance_map(requested.instances, layout) for layout in files]
         digest = digest_json([[file.stem, sha256_file(file)] for file in maps])
@@ -67,8 +90,33 @@ def list_items(
     return Listed(files, None, inputs)
 
 
+def _graphs(given: Sequence[str], schema: Schema, home: Path) -> Listed:
+    """Graphs out of JSON files, or in words: `sky; road below sky`, each named by its number."""
+    graphs: list[tuple[str, SceneGraph]] = []
+    inputs: list[Input] = []
+    for number, one in enumerate(given, start=1):
+        if one.endswith(".json"):
+            graphs += graphs_from_json(read_json(Path(one)), schema, Path(one))
+            inputs.append(Input("graphs", relative_path(Path(one), home), sha256_file(Path(one))))
+        else:
+            graphs.append((f"graph-{number}", parse_graph(one, schema)))
+            inputs.append(Input("graphs", "words", digest_json(one)))
+    for name, count in Counter(name for name, _ in graphs).items():
+        if count > 1:
+            raise DataError(f"{count} graphs are named {name!r}", fix="give every graph a name of its own")
+        if name != Path(name).name or name.startswith("."):
+            raise DataError(f"images cannot be named {name!r}, as the graph is", fix="name it without / and leading .")
+    return Listed(graphs, None, inputs)
+
+
 def _of_dataset(
-    config: Synthesize, requested: Requested, data: Path, schema: Schema, view: str | None, home: Path
+    config: Synthesize,
+    requested: Requested,
+    data: Path,
+    schema: Schema,
+    subject: Subject,
+    view: str | None,
+    home: Path,
 ) -> Listed:
     if requested.instances is not None:
         raise ConfigError("a dataset brings its own instance maps", fix="leave out --instances")
@@ -77,6 +125,11 @@ def _of_dataset(
         records = [record for record in dataset.records(config.split) if view in record.views]
         if not records:
             raise DataError(f"no scene has the {view} view", where=data, fix="give paired data")
+    elif subject == "graph":
+        require_same_classes(schema, dataset.schema, "the dataset", data)
+        records = [record for record in dataset.records(config.split) if record.objects or record.labels is not None]
+        if not records:
+            raise DataError("no scene has objects or a label map to make a graph of", where=data)
     else:
         require_same_classes(schema, dataset.schema, "the dataset", data)
         records = [r for r in dataset.records(config.split) if r.labels is not None or dataset.format == "coco"]
@@ -85,16 +138,53 @@ def _of_dataset(
     name, count = Counter(Path(r.id).name for r in records).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"two scenes of the dataset are named {name!r}", fix="choose one split with --split")
-    role = "photos" if view else "layouts"
-    return Listed(records, dataset, [Input(role, relative_path(data, home), dataset_digest(dataset, records))])
+    return Listed(
+        records, dataset, [Input(f"{subject}s", relative_path(data, home), dataset_digest(dataset, records))]
+    )
 
 
 def read_items(config: Synthesize, requested: Requested, opened: Opened, notes: list[str]) -> Iterator[Item]:
-    """The layouts or photos, each as often as images are asked of it."""
+    """What images are made of, each as often as images are asked of it."""
+    without = 0
     for entry in opened.listed.entries:
-        item = _photo(opened, entry) if opened.view else _layout(config, requested, opened, entry, notes)
+        item: Item | None
+        if isinstance(entry, tuple):
+            item = GraphItem(entry[0], entry[1], opened.loaded.config.size)
+        elif opened.subject == "graph":
+            assert isinstance(entry, SceneRecord)
+            item = _scene_graph(config, opened, entry)
+        elif opened.view:
+            item = _photo(opened, entry)
+        else:
+            item = _layout(config, requested, opened, entry, notes)
+        if item is None:
+            without += 1
+            continue
         for variant in range(config.num):
             yield replace(item, variant=variant)
+    if without:
+        notes.append(f"{without} scenes have too few or too many objects for a graph, as the bank was built")
+
+
+def _scene_graph(config: Synthesize, opened: Opened, record: SceneRecord) -> GraphItem | None:
+    """The graph of a scene, made as those of the training were; None where that leaves the scene out."""
+    made = opened.loaded.weights.manifest.get("graphs")
+    if made is None:
+        raise ArtifactError(
+            "the run does not say how its graphs were made, as one that was imported",
+            where=opened.loaded.weights.run,
+            fix="give graphs by --graph instead of --data",
+        )
+    settings = GraphSettings.model_validate(made)
+    assert opened.listed.dataset is not None
+    scene = opened.listed.dataset.read(record)
+    objects = scene_objects(scene, opened.listed.dataset.schema, settings.min_area)
+    rng = np.random.default_rng(zlib.crc32(record.id.encode()))  # whatever the seed, so that runs can be compared
+    graph = make_graph(objects, record.relations, settings, rng)
+    if graph is None:
+        return None
+    exclude = None if config.exclude == "none" else (config.exclude, _own(opened.sources.bank, record))
+    return GraphItem(Path(record.id).name, graph, opened.loaded.config.size, exclude)
 
 
 def _photo(opened: Opened, entry: Path | SceneRecord) -> Item:
@@ -159,7 +249,7 @@ def _size(config: Synthesize, layout: tuple[int, ...], opened: Opened) -> Size:
 
 def same_size(items: Iterable[Item], batch: int) -> Iterator[list[Item]]:
     """Consecutive items whose images have one size, at most `batch` of them."""
-    for _, group in groupby(items, key=lambda item: item.size if isinstance(item, LayoutItem) else None):
+    for _, group in groupby(items, key=lambda item: None if isinstance(item, PhotoItem) else item.size):
         chunk: list[Item] = []
         for item in group:
             chunk.append(item)

@@ -1,7 +1,8 @@
-"""rgs synthesize: from layouts, or photos of another view, to images with guidance, provenance and a contact sheet.
+"""rgs synthesize: from layouts, scene graphs or photos of another view to images with guidance, provenance and a
+contact sheet.
 
 No dataset is needed: a run knows its classes. `--data` names a dataset instead of layouts, for its instance maps, its
-photos (oracle retrieval) and its groups (what may not be retrieved).
+photos (oracle retrieval) and its groups (what may not be retrieved); or instead of graphs, for those of its scenes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -31,23 +32,33 @@ from pipelines.compose.attribution import attribution_picture, write_picture
 from pipelines.compose.provenance import output_record
 from pipelines.config import Config, Layer, resolve
 from pipelines.data.augment import Size
+from pipelines.data.graph import graph_to_json
+from pipelines.data.graph_picture import draw_graph
 from pipelines.data.instances import InstanceEncoding
 from pipelines.data.palette import paint_labels
 from pipelines.data.scene import IGNORED, Schema
 from pipelines.data.sheet import contact_sheet
-from pipelines.errors import ArtifactError, ConfigError
+from pipelines.errors import ArtifactError, ConfigError, DataError
+from pipelines.index.embedding_index import EmbeddingIndex, embedder_of, require_embedder
 from pipelines.index.shape_index import ShapeIndex
 from pipelines.progress import Progress, silent
 from pipelines.runtime import Precision, pick_device
-from pipelines.stages.synthesis_items import Item, Listed, list_items, read_items, same_size
+from pipelines.stages.synthesis_items import Item, Listed, Subject, list_items, read_items, same_size
 from pipelines.stages.train import require_same_classes
-from pipelines.systems.base import Needs, PhotoItem, Sources, Synthesis, System
-from pipelines.systems.table import SYSTEMS, find_system
+from pipelines.systems.base import GraphItem, Needs, PhotoItem, Refreshed, Sources, Synthesis, System
+from pipelines.systems.table import EMBEDDERS, SYSTEMS, find_system
 from pipelines.systems.trained import LoadedRun, as_frozen, load_networks
 from pipelines.train.log import to_uint8
 from pipelines.train.run import parse_reference
 
+if TYPE_CHECKING:
+    from pipelines.index.prefilter import Prefilter  # TEMP
+
 SHEET_ROWS = 12
+FOLDERS: dict[Subject, str] = {"layout": "layouts", "photo": "inputs", "graph": "graphs"}
+"""Where samples keep what they were made of."""
+GRAPH = "graph"
+"""The role of the embedder whose vectors an index of patches holds."""
 OF_GUIDANCE = ("guidance", "provenance", "attribution")
 """The folders that only systems with guidance fill."""
 
@@ -83,13 +94,14 @@ class Synthesize(Config):
 
 @dataclass(frozen=True)
 class Requested:
-    """The paths that a synthesis is given: layouts (and a folder of instance maps) or photos, or a dataset of them.
+    """What a synthesis is given: layouts (and a folder of instance maps), photos, graphs, or a dataset of them.
 
-    frozen: other runs than those recorded, by role; they must hold the very weights that the run was trained with.
+    graphs: files of scene graphs, or graphs in words. frozen: other runs than those recorded, by role; they must hold the very weights that the run was trained with.
     """
 
     run: str
     inputs: Sequence[Path] = ()
+    graphs: Sequence[str] = ()
     instances: Path | None = None
     data: Path | None = None
     bank: Path | None = None
@@ -99,13 +111,17 @@ class Requested:
 
 @dataclass(frozen=True)
 class Opened:
-    """What was asked for, opened and checked. view: which one the photos show; None where images have layouts."""
+    """What was asked for, opened and checked.
+
+    subject: what images are made of. view: which one the photos show, None where they are made of anything else.
+    """
 
     loaded: LoadedRun
     system: System
     options: Any
     sources: Sources
     frozen: dict[str, nn.Module]
+    subject: Subject
     view: str | None
     listed: Listed
     inputs: list[Input]
@@ -119,6 +135,8 @@ def run(
     where = pick_device(device)
     for net in (*opened.loaded.nets.values(), *opened.frozen.values()):
         net.to(where)
+    if isinstance(opened.system, Refreshed):
+        opened.system.refresh(opened.loaded.nets, opened.sources, 0, None, where)
     notes: list[str] = []
     statistics: dict[str, Any] = {
         "schema": opened.loaded.schema.to_json(),
@@ -133,7 +151,7 @@ def run(
         written: list[dict[str, Any]] = []
         lines: list[dict[str, Any]] = []
         rows: list[list[np.ndarray]] = []
-        for name in ("images", "inputs" if opened.view else "layouts", *OF_GUIDANCE):
+        for name in ("images", FOLDERS[opened.subject], *OF_GUIDANCE):
             (folder / name).mkdir(exist_ok=True)
         items = read_items(config, requested, opened, notes)
         for batch in same_size(items, config.batch):
@@ -146,16 +164,18 @@ def run(
                 if record is not None:
                     lines.append(record)
             progress("synthesize", len(written), total)
+        if not written:
+            raise DataError("no scene of the dataset makes a graph", fix="see graph.min_area in the bank's config.yaml")
         _write_jsonl(folder / "samples.jsonl", written)
         if lines:
             _write_jsonl(folder / "provenance.jsonl", lines)
         for name in OF_GUIDANCE:
             if not any((folder / name).iterdir()):
                 (folder / name).rmdir()
-        columns = [opened.view or "layout", *["guidance"][: len(rows[0]) - 2], "output"]
+        columns = [opened.view or opened.subject, *["guidance"][: len(rows[0]) - 2], "output"]
         _write_png(folder / "contact-sheet.png", contact_sheet(rows, columns))
         statistics["count"] = len(written)
-        statistics["photos" if opened.view else "layouts"] = len(opened.listed.entries)
+        statistics[f"{opened.subject}s"] = len({entry["source"] for entry in written})
     return open_artifact(out, "samples"), notes
 
 
@@ -187,20 +207,21 @@ def open_request(config: Synthesize, requested: Requested, out: Path) -> Opened:
     options = resolve(kind.Options, [Layer("the synthesis options", config.options)])
     inputs = [loaded.weights.as_input("run", home)]
     needs = kind.plan(loaded.config, loaded.schema, 1).synthesize
-    bank, index = _retrieval(needs, options, requested, loaded, home, inputs)
+    sources = _retrieval(needs, options, requested, loaded, home, inputs)
     frozen = _frozen(needs, requested, loaded, home, inputs)
     view = needs.views[0] if needs.views else None
-    listed = list_items(config, requested, loaded.schema, view, needs.bank is not None, home)
+    subject: Subject = "photo" if view else "graph" if needs.graph else "layout"
+    listed = list_items(config, requested, loaded, subject, view, needs.bank is not None, home)
     system = kind(loaded.config, loaded.schema)
-    sources = Sources(bank=bank, index=index)
-    return Opened(loaded, system, options, sources, frozen, view, listed, inputs + listed.inputs)
+    return Opened(loaded, system, options, sources, frozen, subject, view, listed, inputs + listed.inputs)
 
 
 def _frozen(
     needs: Needs, requested: Requested, loaded: LoadedRun, home: Path, inputs: list[Input]
 ) -> dict[str, nn.Module]:
     """The networks of other runs that synthesis leans on; they must be the very ones of the training."""
-    for role in requested.frozen.keys() - needs.frozen.keys():
+    searched = {GRAPH} if needs.graph and needs.index else set()
+    for role in requested.frozen.keys() - needs.frozen.keys() - searched:
         raise ConfigError(f"{loaded.name} with this config uses no {role!r}", fix=f"leave out --with {role}=…")
     frozen: dict[str, nn.Module] = {}
     for role, kind in needs.frozen.items():
@@ -230,28 +251,54 @@ def _recorded_step(loaded: LoadedRun, role: str) -> int | None:
 
 def _retrieval(
     needs: Needs, options: Any, requested: Requested, loaded: LoadedRun, home: Path, inputs: list[Input]
-) -> tuple[Bank | None, ShapeIndex | None]:
+) -> Sources:
     """The bank and the index that the run was trained with, or the ones given instead; they must fit each other."""
+    for what, path, needed in (("bank", requested.bank, needs.bank), ("index", requested.index, needs.index)):
+        if path is not None and needed is None:
+            raise ConfigError(f"{loaded.name} with this config uses no {what}", fix=f"leave out --{what}")
     if needs.bank is None:
-        for what, path in (("bank", requested.bank), ("index", requested.index)):
-            if path is not None:
-                raise ConfigError(f"{loaded.name} uses no {what}", fix=f"leave out --{what}")
-        return None, None
+        return Sources()
     bank_path = requested.bank or _recorded(loaded, "bank")
     bank = Bank.open(bank_path)
     bank.require_kind(needs.bank, loaded.name)
     require_same_classes(loaded.schema, bank.schema, "the bank", bank_path)
     inputs.append(bank.artifact.as_input("bank", home))
+    if needs.index is None:
+        return Sources(bank=bank)
     if getattr(options, "retrieval", "shape") != "shape":
         if requested.index is not None:
             raise ConfigError(f"retrieval «{options.retrieval}» asks no index", fix="leave out --index")
-        return bank, None
+        return Sources(bank=bank)
     if requested.bank is not None and requested.index is None:
         raise ConfigError("another bank needs its own index", fix="give --index, made by rgs train index --bank …")
     index_path = requested.index or _recorded(loaded, "index")
+    if needs.index == "embedding":
+        vectors = EmbeddingIndex.open(index_path, bank)
+        inputs.append(vectors.artifact.as_input("index", home))
+        return Sources(bank=bank, prefilter=_prefilter(vectors, requested, home, inputs))
     index = ShapeIndex.open(index_path, bank)
     inputs.append(index.artifact.as_input("index", home))
-    return bank, index
+    return Sources(bank=bank, index=index)
+
+
+def _prefilter(index: EmbeddingIndex, requested: Requested, home: Path, inputs: list[Input]) -> Prefilter:
+    """What finds candidates for the objects of a graph: the index, with the graph embedder that it was made with."""
+    from pipelines.index.prefilter import Prefilter  # TEMP
+
+    made_with = embedder_of(index.artifact)
+    recorded = f"{index.artifact.path.parent / made_with.path}@{made_with.step}"
+    path, step = parse_reference(requested.frozen.get(GRAPH, recorded))
+    if not path.is_dir():
+        raise ArtifactError(
+            f"the graph embedder of the index is not at {made_with.path}",
+            where=index.artifact.path,
+            fix=f"give --with {GRAPH}=RUN",
+        )
+    loaded = load_networks(path, step, trainable=EMBEDDERS[GRAPH])
+    encoder = as_frozen(loaded)
+    require_embedder(index.artifact, loaded.digest, index.vectors.dimension)
+    inputs.append(loaded.weights.as_input(GRAPH, home))
+    return Prefilter(index, encoder)
 
 
 def _recorded(loaded: LoadedRun, role: str) -> Path:
@@ -298,7 +345,19 @@ def _write(
         return f"{kind}/{name}.png"
 
     entry["image"] = write("images", image)
-    if isinstance(item, PhotoItem):
+    if isinstance(item, GraphItem):
+        assert synthesis.graphs is not None
+        made = synthesis.graphs[k]
+        entry["graph"], entry["picture"] = f"graphs/{name}.json", f"graphs/{name}.png"
+        used = replace(item.graph, boxes=np.asarray(made["boxes"], np.float32))
+        given = None if item.graph.boxes is None else item.graph.boxes.round(6).tolist()
+        document = {**graph_to_json(used, schema, name), "used": made["used"], "given": given}
+        document["patches"] = made["patches"]
+        (folder / entry["graph"]).write_text(json.dumps(document, ensure_ascii=False) + "\n", encoding="utf-8")
+        picture = draw_graph(used, schema, item.size)
+        _write_png(folder / entry["picture"], picture)
+        row = [picture]
+    elif isinstance(item, PhotoItem):
         entry["photo"] = f"inputs/{item.name}.png"
         if item.variant == 0:
             _write_png(folder / entry["photo"], item.photo)

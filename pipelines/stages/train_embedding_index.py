@@ -20,6 +20,7 @@ from pipelines.bank.storage import read_arrays, write_arrays
 from pipelines.config import Config
 from pipelines.embed.bank_vectors import bank_vectors
 from pipelines.embed.embedder import Embedder
+from pipelines.embed.graph_vectors import graph_checksums, require_graphs
 from pipelines.errors import ArtifactError, ConfigError, NumericalError
 from pipelines.index.embedding_index import FILE, embedder_of, find, read_vectors, recall, require_embedder
 from pipelines.index.factory import Factory, parse_factory, require_memory, require_sample, suitable_factory
@@ -33,11 +34,13 @@ from pipelines.stages.embedders import open_embedder
 
 BLOCK = 4096
 """How many vectors are added at once."""
+IMAGES, OBJECTS = 64, 1024
+"""How many pieces pass the embedder together, by their pixels or as the objects of graphs."""
 ASKED = 8192
 """How many pieces are searched between two reports of progress."""
 PIECES = "pieces.h5"
-"""Which pieces the vectors are of: their ids, and the checksums of their content, since a piece that was cut anew from
-another picture keeps its id."""
+"""Which pieces the vectors are of: their ids, and the checksums of what was embedded, since a piece that was cut anew
+from another picture keeps its id."""
 SPILL = ".vectors.tmp"
 """Where vectors wait to be asked for their neighbors while the index keeps codes of them."""
 
@@ -146,7 +149,7 @@ def run(
             )
             progress("searching", first + len(q), len(pieces))
         kept.forget()
-        write_arrays(partial / PIECES, _identities(pieces))
+        write_arrays(partial / PIECES, _identities(pieces, work.embedder))
         write_neighbors(partial, pieces.ids, found, distances)
         statistics |= _statistics(work, found, distances)
         statistics["recall"] = {
@@ -174,7 +177,7 @@ def plan(
     files = {
         FILE: work.factory.bytes(count, dimension),
         NEIGHBORS: count * (8 + (4 + 8) * work.config.k),
-        PIECES: count * (8 + 3 * 4),
+        PIECES: sum(array.nbytes for array in _identities(work.bank, work.embedder).values()),
     }
     return {
         "config": work.config.model_dump(mode="json"),
@@ -213,6 +216,8 @@ def _prepare(config: TrainEmbeddingIndex, bank: Path, embedder: str | None, upda
         made_with = embedder_of(before[0])
         embedder = f"{before[0].path.parent / made_with.path}@{made_with.step}"
     opened = open_embedder(embedder)
+    if opened.kind == "graph":
+        require_graphs(pieces, opened)
     for artifact in before:
         require_embedder(artifact, opened.sha256, opened.dimension)
     if before:
@@ -229,7 +234,7 @@ def _prepare(config: TrainEmbeddingIndex, bank: Path, embedder: str | None, upda
     ]
     resolved = _resolved(config, factory, len(pieces), bool(before))
     held = [read_arrays(artifact.path / PIECES, ("id", "crc32")) for artifact in before]
-    return Work(resolved, factory, pieces, opened, inputs, before, _origin(_identities(pieces), held))
+    return Work(resolved, factory, pieces, opened, inputs, before, _origin(_identities(pieces, opened), held))
 
 
 def _resolved(config: TrainEmbeddingIndex, factory: Factory, count: int, updates: bool) -> TrainEmbeddingIndex:
@@ -259,8 +264,10 @@ def _inherit(config: TrainEmbeddingIndex, old: Artifact) -> TrainEmbeddingIndex:
     return TrainEmbeddingIndex.model_validate({**old.config, **{k: v for k, v in given.items() if v is not None}})
 
 
-def _identities(bank: Bank) -> dict[str, np.ndarray]:
-    """What is in PIECES."""
+def _identities(bank: Bank, embedder: Embedder) -> dict[str, np.ndarray]:
+    """What is in PIECES. What a graph embedder sees of a piece is the graph of its picture."""
+    if embedder.kind == "graph":
+        return {"id": bank.ids, "crc32": graph_checksums(bank)[:, None]}
     return {"id": bank.ids, "crc32": bank.checksums()}
 
 
@@ -336,7 +343,12 @@ class _Blocks:
         if not len(rows):
             return
         for _, vectors in bank_vectors(
-            self._work.bank, self._work.embedder, rows, workers=self._workers, device=self.device
+            self._work.bank,
+            self._work.embedder,
+            rows,
+            OBJECTS if self._work.embedder.kind == "graph" else IMAGES,
+            workers=self._workers,
+            device=self.device,
         ):
             yield from vectors
 

@@ -6,9 +6,12 @@ from importlib import resources
 from typing import Any
 
 from pipelines.config import Layer, parse_yaml
+from pipelines.embed.cooccurrence import CooccurrenceEmbedder
+from pipelines.embed.graphs import GraphEmbedder
 from pipelines.embed.pairs import PairEmbedder
 from pipelines.embed.pieces import PieceEmbedder
 from pipelines.errors import ConfigError
+from pipelines.segment.classifier import Classifier
 from pipelines.segment.segmenter import Segmenter
 from pipelines.systems.base import System, Trainable
 from pipelines.systems.crossview.system import Crossview
@@ -17,13 +20,16 @@ from pipelines.systems.resail.system import Resail
 from pipelines.systems.spade.system import Spade
 
 SYSTEMS: dict[str, type[System]] = {"crossview": Crossview, "oasis": Oasis, "resail": Resail, "spade": Spade}
-EMBEDDERS = {"crossview": "embedder-crossview", "pieces": "embedder-pieces"}
+EMBEDDERS = {kind: f"embedder-{kind}" for kind in ("crossview", "pieces", "graph", "cooccurrence")}
 """The kinds of embedders, and the names of what trains them."""
 TRAINABLES: dict[str, type[Trainable]] = {
     **SYSTEMS,
+    "classifier": Classifier,
     "segmenter": Segmenter,
     EMBEDDERS["crossview"]: PairEmbedder,
     EMBEDDERS["pieces"]: PieceEmbedder,
+    EMBEDDERS["graph"]: GraphEmbedder,
+    EMBEDDERS["cooccurrence"]: CooccurrenceEmbedder,
 }
 
 

@@ -23,7 +23,7 @@ def build_bank(
     out: Out,
     data: Annotated[Path | None, typer.Argument(metavar="[DATASET]", help="A dataset.")] = None,
     kind: Annotated[
-        str | None, typer.Option("--kind", help="What it holds: segments, images.  \\[default: segments]")
+        str | None, typer.Option("--kind", help="What it holds: segments, images, patches.  \\[default: segments]")
     ] = None,
     view: Annotated[str | None, typer.Option("--view", help="Of pairs, with --kind images: aerial, ground.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="A split, or a .txt list.  \\[default: train]")] = None,
@@ -47,10 +47,14 @@ def build_bank(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Cut labelled photos into a bank of segments, or store whole photos; killed and run again, it goes on.
+    """Cut labelled photos into a bank of segments or patches, or store whole photos; killed and run again, it goes on.
+
+    Patches are the boxes of annotated objects, with the scene graphs that they make: --set graph.min_area=0.002
+    --set graph.overflow=sample, and other settings of graphs, say which objects count; --set patch=64 is their size.
 
     Examples: rgs build-bank photos -o banks/x; rgs build-bank more --add-to banks/x -o banks/y; rgs build-bank --from
-    banks/x --remove-source train/0007 -o banks/z; rgs build-bank pairs --kind images --view aerial -o banks/a
+    banks/x --remove-source train/0007 -o banks/z; rgs build-bank pairs --kind images --view aerial -o banks/a; rgs
+    build-bank photos --kind patches -o banks/p
     """
     from pipelines.config import dump_yaml, resolve
     from pipelines.stages import build_bank as stage

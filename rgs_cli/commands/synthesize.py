@@ -1,4 +1,4 @@
-"""rgs synthesize: from layouts to images."""
+"""rgs synthesize: from layouts, scene graphs or photos to images."""
 
 from __future__ import annotations
 
@@ -33,10 +33,14 @@ def synthesize(
             "--inputs", "-i", help="Layouts, or photos to turn: a folder, files, a .txt list, or - for a list on stdin."
         ),
     ] = None,
+    graph: Annotated[
+        list[str] | None,
+        typer.Option("--graph", metavar="FILE|TEXT", help='Scene graphs: a .json file, or words: "sky; road below sky".'),
+    ] = None,
     instances: Annotated[
         Path | None, typer.Option("--instances", help="Folder of instance maps named as the layouts.")
     ] = None,
-    data: Annotated[Path | None, typer.Option("--data", help="A dataset instead of layouts or photos.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A dataset instead of files.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="With --data: the split.")] = None,
     format_: Format = None,
     bank: Annotated[Path | None, typer.Option("--bank", help="Another bank than the training one.")] = None,
@@ -65,7 +69,7 @@ def synthesize(
     json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Make images of layouts (index PNGs, or RGB PNGs in the classes' colors), or of photos of another view.
+    """Make images of layouts (index PNGs, or RGB PNGs in the classes' colors), scene graphs, or photos of another view.
 
     Examples: rgs synthesize runs/g -i layouts -o samples/x; ls layouts/*.png | rgs synthesize runs/g -i - -o
     samples/y; rgs synthesize runs/crossview -i aerials --num 3 -o samples/z
@@ -92,7 +96,7 @@ def synthesize(
         if not paths:
             raise DataError("nothing came on standard input", fix="give the path of a layout or photo on each line")
     resolved = resolve(stage.Synthesize, user_layers(config, set_, flags))
-    requested = stage.Requested(run, paths, instances, data, bank, index, parse_roles(with_))
+    requested = stage.Requested(run, paths, graph or (), instances, data, bank, index, parse_roles(with_))
     if dry_run:
         console.emit(dump_yaml(stage.plan(resolved, requested, out)).rstrip())
         return

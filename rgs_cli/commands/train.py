@@ -1,4 +1,4 @@
-"""rgs train generator|segmenter|embedder|index: learn from data, write a run or an index."""
+"""rgs train generator|segmenter|classifier|embedder|index: learn from data, write a run or an index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rgs_cli.options import (
     user_layers,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter, an embedder or an index.")
+app = typer.Typer(no_args_is_help=True, help="Train a generator, a segmenter, a classifier, an embedder or an index.")
 
 Split = Annotated[str | None, typer.Option("--split", help="Split to train on.  \\[default: train]")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Named settings; `rgs show system NAME` lists them.")]
@@ -144,14 +144,54 @@ def segmenter(
     _train("segmenter", preset, config, set_, flags, given, out, device, max_bad, stop_after, json, dry_run)
 
 
+@app.command("classifier")
+def classifier(
+    out: Out,
+    bank: Annotated[Path, typer.Option("--bank", help="A bank of patches.", show_default=False)],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    size: Size = None,
+    seed: Seed = None,
+    precision: Precision = None,
+    init: Init = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    stop_after: StopAfter = None,
+    json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a classifier of objects, a judge of what was made of scene graphs; it measures itself on held-out groups.
+
+    Example: rgs train classifier --bank banks/p --preset small -o runs/c
+    """
+    flags = {
+        "model.size": list(parse_size(size)) if size else None,
+        "train.steps": steps,
+        "train.batch": batch,
+        "train.seed": seed,
+        "train.precision": precision,
+        "log.workers": workers,
+    }
+    given = {"bank": bank, "init": init}
+    _train("classifier", preset, config, set_, flags, given, out, device, 0, stop_after, json, dry_run)
+
+
 @app.command("embedder")
 def embedder(
     out: Out,
     kind: Annotated[
-        str, typer.Option("--kind", help="crossview (pairs of views) or pieces (of a bank).", show_default=False)
+        str,
+        typer.Option(
+            "--kind",
+            help="crossview (pairs of views), pieces (of a bank), graph or cooccurrence (of a bank of patches).",
+            show_default=False,
+        ),
     ],
     data: Annotated[Path | None, typer.Option("--data", help="crossview: a dataset of pairs.")] = None,
-    bank: Annotated[Path | None, typer.Option("--bank", help="pieces: a bank.")] = None,
+    bank: Annotated[Path | None, typer.Option("--bank", help="All kinds but crossview: a bank.")] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="saig-s, saig-d, saig-small or torchvision:NAME.")
     ] = None,
@@ -179,8 +219,12 @@ def embedder(
 ) -> None:
     """Train towers that bring two views of a place, or two looks at a piece, to near vectors.
 
+    Of a bank of patches: graph describes each by its place in its picture's scene graph, cooccurrence brings those
+    that were seen together near each other.
+
     Examples: rgs train embedder --kind crossview --data pairs --validation val --preset small -o runs/e;
-    rgs train embedder --kind pieces --bank banks/x -o runs/p
+    rgs train embedder --kind pieces --bank banks/x -o runs/p;
+    rgs train embedder --kind graph --bank banks/patches --preset toy -o runs/graph
     """
     from pipelines.errors import ConfigError
     from pipelines.systems.table import EMBEDDERS

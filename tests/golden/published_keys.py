@@ -158,6 +158,29 @@ def smd(tokens, hidden, outputs) -> Shapes:
     return inner | linear("linear3", tokens, outputs)
 
 
+def triple_convolutions(width, hidden, layers) -> Shapes:
+    shapes: Shapes = {}
+    for i in range(layers):
+        shapes |= linear(f"gconvs.{i}.net1.0", 3 * width, hidden) | linear(
+            f"gconvs.{i}.net1.2", hidden, 2 * hidden + width
+        )
+        shapes |= linear(f"gconvs.{i}.net2.0", hidden, hidden) | linear(f"gconvs.{i}.net2.2", hidden, width)
+    return shapes
+
+
+def refinement_network(dims, batch=True) -> Shapes:
+    def normalized(key, inputs, outputs) -> Shapes:
+        following = f"{key.rsplit('.', 1)[0]}.{int(key.rsplit('.', 1)[1]) + 1}"
+        shapes = plain(key, inputs, outputs, 3)
+        return shapes | norm(following, outputs) | batch_norm(following, outputs) if batch else shapes
+
+    shapes: Shapes = {}
+    for i, (before, after) in enumerate(zip([1, *dims[1:]], dims[1:], strict=False)):
+        key = f"refinement_modules.{i}.net"
+        shapes |= normalized(f"{key}.0", dims[0] + before, after) | normalized(f"{key}.3", after, after)
+    return shapes | plain("output_conv.0", dims[-1], dims[-1], 3) | plain("output_conv.2", dims[-1], 3, 1)
+
+
 def tensors(module: str, shapes: Shapes) -> dict[str, torch.Tensor]:
     """The golden cases' weights for these shapes, singular vectors included (see fill.py)."""
     state = {}

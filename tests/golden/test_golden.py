@@ -15,9 +15,12 @@ from safetensors.torch import load_file
 
 from pipelines.embed.saig import AverageHead
 from pipelines.embed.tower import Tower
+from pipelines.systems.retrievegan.networks import boxes_to_layout, masks_to_layout
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-4
+SYSTEMS = {"saig": "crossview", "sg2im": "retrievegan"}
+"""The system that a case is a part of, where it has another name."""
 
 
 @cache
@@ -26,7 +29,7 @@ def case(name):
 
 
 def network(name, part):
-    published = importlib.import_module(f"pipelines.systems.{'crossview' if name == 'saig' else name}.published")
+    published = importlib.import_module(f"pipelines.systems.{SYSTEMS.get(name, name)}.published")
     spec = case(name)[0]
     shapes = {key: tuple(shape) for key, shape in spec["parameters"][part].items()}
     return published.load(part, keys.tensors(part, shapes), spec["config"])
@@ -108,9 +111,42 @@ def test_saig_towers(head):
     assert_golden(tower.pooled(images), "saig", "embedding_gap")
 
 
+def sg2im_graph():
+    """Objects and their vectors, boxes and images of the case."""
+    inputs = case("sg2im")[0]["inputs"]
+    objects, boxes = given("sg2im.objects", inputs["objects"]), torch.tensor(inputs["boxes"])
+    return objects, boxes, torch.tensor(inputs["obj_to_img"]), inputs
+
+
+@torch.no_grad()
+def test_sg2im_graph_convolution():
+    objects, _, _, inputs = sg2im_graph()
+    predicates = given("sg2im.predicates", inputs["predicates"])
+    new_objects, new_predicates = network("sg2im", "gconv")(objects, predicates, torch.tensor(inputs["edges"]))
+    assert_golden(new_objects, "sg2im", "new_objects")
+    assert_golden(new_predicates, "sg2im", "new_predicates")
+
+
+@torch.no_grad()
+def test_sg2im_layouts():
+    objects, boxes, obj_to_img, _ = sg2im_graph()
+    vectors, side = objects[:, :8], case("sg2im")[0]["config"]["layout_size"]
+    assert_golden(boxes_to_layout(vectors, boxes, obj_to_img, side, side), "sg2im", "boxes_layout")
+    masks = given("sg2im.masks", (len(boxes), 8, 8)).sigmoid()
+    assert_golden(masks_to_layout(vectors, boxes, masks, obj_to_img, side, side), "sg2im", "masks_layout")
+
+
+@torch.no_grad()
+def test_sg2im_refinement_network():
+    layout = given("sg2im.layout", case("sg2im")[0]["inputs"]["layout"])
+    assert_golden(network("sg2im", "crn")(layout), "sg2im", "crn_image")
+
+
 @pytest.mark.parametrize(
     ("name", "part", "shapes"),
     [
+        ("sg2im", "gconv", keys.triple_convolutions(16, 32, 3)),
+        ("sg2im", "crn", keys.refinement_network([12, 32, 16])),
         ("saig", "backbone", keys.saig(48, 3, tokens=24)),
         ("saig", "smd_head", keys.smd(24, 96, 8)),
         ("spade", "G", keys.spade_generator(6, 4, partial(keys.spade, maps=6))),
