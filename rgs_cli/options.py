@@ -24,7 +24,8 @@ Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, help="Processes to sha
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", help="folder, coco, ade20k, cityscapes, pairs, cvusa, cvact or vigor; recognized when not given."
+        "--format",
+        help="folder, coco, ade20k, cityscapes, visual-genome, pairs, cvusa, cvact, vigor; recognized when not given.",
     ),
 ]
 Data = Annotated[Path, typer.Option("--data", help="A dataset.", show_default=False)]

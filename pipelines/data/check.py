@@ -119,6 +119,7 @@ def check_dataset(
     report.splits = dict(Counter(record.split for record in dataset.listed))
     report.groups = len({record.group for record in dataset.listed if record.group})
     report.domains = dict(sorted(Counter(record.domain for record in dataset.listed if record.domain).items()))
+    report.notes += dataset.notes
     for fault in dataset.faults:
         _add(report, fault, limit)
     if not dataset.listed:

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -165,7 +166,7 @@ def graph_to_json(graph: SceneGraph, schema: Schema, name: str | None = None) ->
     return data
 
 
-def graphs_from_json(data: Any, schema: Schema, where: str, stem: str = "graph") -> list[tuple[str, SceneGraph]]:
+def graphs_from_json(data: Any, schema: Schema, where: str | Path, stem: str = "graph") -> list[tuple[str, SceneGraph]]:
     """One graph or a list of them, with their names: their own, or the stem, with their place in a list («graph-0007»).
 
     schema: its classes and relations are the words that a graph may use. where: the file, for errors. Raises DataError

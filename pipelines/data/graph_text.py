@@ -108,8 +108,6 @@ class _Parser:
                 self._fail("an object cannot be related to itself", match.start(4), end, fix)
             relations.append((subject, self.predicates[_plain(match[3])], target))
             spans.append((start, end))
-            if len(self.places) > MAX_OBJECTS:
-                self._fail(f"the graph has more than {MAX_OBJECTS} objects", start, end, "make it smaller")
         if not self.places:
             self._fail("the graph has no objects", 0, len(self.text), 'write for instance "sky; road below sky"')
         if circle := find_cycle(relations, self.schema.relations):
@@ -126,6 +124,8 @@ class _Parser:
         """The position of an object that a clause names, and whether it was named before."""
         key = self.classes[_plain(match[group])], int(match[group + 1] or 1)
         known = key in self.places
+        if len(self.places) == MAX_OBJECTS and not known:
+            self._fail(f"the graph has more than {MAX_OBJECTS} objects", *match.span(group), "make it smaller")
         return self.places.setdefault(key, len(self.places)), known
 
     def _explain(self, start: int, end: int) -> NoReturn:
@@ -157,14 +157,11 @@ class _Parser:
 
     def _unread(self, following: str, what: str, known: Sequence[str], at: int, end: int) -> NoReturn:
         """Point at words that should be a class or predicate: as many as stand before what would follow them."""
-        stop = end
         later = re.compile(rf"(?<=\s){following}").search(self.text, at + 1, end)
-        if later is not None:
-            stop = later.start()
-        elif self.text.find("#", at, end) > at:
-            stop = self.text.find("#", at, end)
+        number = self.text.find("#", at + 1, end)
+        stop = min([end, *([later.start()] if later else []), *([number] if number >= 0 else [])])
         words = _plain(self.text[at:stop])
-        if later is None and " " in words and not difflib.get_close_matches(words, known, n=1):
+        if stop == end and " " in words and not difflib.get_close_matches(words, known, n=1):
             words = words.partition(" ")[0]
             stop = at + len(words)
         told, fix = unknown_name(what, words, known)

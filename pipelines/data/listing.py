@@ -37,6 +37,7 @@ class ListedDataset:
 
     faults: what is wrong with files that belong to no single scene. A fault of one scene is in its record's
     extra["fault"] as (file, reason), and `read` raises it; extra["size"] is (height, width) as its annotations say.
+    notes: what the reader decided that the files do not say.
     """
 
     format: str
@@ -45,6 +46,7 @@ class ListedDataset:
     listed: tuple[SceneRecord, ...]
     decode: Callable[[SceneRecord], Layers]
     faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def splits(self) -> list[str]:
         return sorted({record.split for record in self.listed})

@@ -16,6 +16,7 @@ from pipelines.data.folder import open_folder, recognizes_folder
 from pipelines.data.listing import ListedDataset
 from pipelines.data.pairs import open_pairs, recognizes_pairs
 from pipelines.data.vigor import open_vigor, open_vigor_centered, recognizes_vigor
+from pipelines.data.visual_genome import open_visual_genome, recognizes_visual_genome
 from pipelines.errors import ConfigError, DataError
 
 
@@ -33,6 +34,9 @@ FORMATS: dict[str, Format] = {
     "coco": Format(recognizes_coco, open_coco, "annotations/instances_NAME.json or annotations/panoptic_NAME.json"),
     "ade20k": Format(recognizes_ade20k, open_ade20k, "images/training and annotations/training, or validation"),
     "cityscapes": Format(recognizes_cityscapes, open_cityscapes, "gtFine/"),
+    "visual-genome": Format(
+        recognizes_visual_genome, open_visual_genome, "image_data.json, objects.json and relationships.json"
+    ),
     "pairs": Format(recognizes_pairs, open_pairs, "pairs.csv"),
     "cvusa": Format(recognizes_cvusa, open_cvusa, "splits/train-19zl.csv or splits/val-19zl.csv"),
     "cvact": Format(recognizes_cvact, open_cvact, "ACT_data.mat"),

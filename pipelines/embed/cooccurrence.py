@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.bank.bank import Bank
 from pipelines.config import Config
-from pipelines.data.augment import Size, image_tensor
+from pipelines.data.augment import Size
 from pipelines.data.scene import Schema
 from pipelines.embed.bank_vectors import PIECE, piece_image
 from pipelines.embed.embedder import embed_images
@@ -125,16 +125,16 @@ class CooccurrenceEmbedder:
         return np.flatnonzero(counts >= 2).tolist()
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
-        """first, second: (3, h, w) float in [-1, 1], two objects of one picture. key: int64, equal where they are no
-        negatives of each other."""
+        """first, second: (h, w, 3) uint8, two objects of one picture. key: int64, equal where they are no negatives of
+        each other."""
         bank = _bank(sources)
         if self._keys is None:
             self._keys = bank.exclusion_keys(self.config.distinct)
         rows = bank.rows_of_source(scene_id)
         first, second = rng.choice(rows, 2, replace=False).tolist()
         return {
-            "first": image_tensor(piece_image(bank, first, self.config.size)),
-            "second": image_tensor(piece_image(bank, second, self.config.size)),
+            "first": torch.from_numpy(piece_image(bank, first, self.config.size)),
+            "second": torch.from_numpy(piece_image(bank, second, self.config.size)),
             "key": torch.tensor(int(self._keys[first])),
         }
 
@@ -144,7 +144,7 @@ class CooccurrenceEmbedder:
     def losses(
         self, phase: str, nets: Networks, frozen: Frozen, batch: Batch, memo: dict[str, Any], step: int
     ) -> dict[str, Tensor]:
-        vectors = nets[NET](torch.cat([batch["first"], batch["second"]]))
+        vectors = nets[NET](_scaled(torch.cat([batch["first"], batch["second"]])))
         first, second = (gather(part.contiguous()) for part in vectors.chunk(2))
         keys = gather(batch["key"])
         if len(keys) < 2:
@@ -153,9 +153,9 @@ class CooccurrenceEmbedder:
 
     def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
         """A patch, another one of its picture, and the one of the batch's second ones that it is nearest to."""
-        tower = nets[NET]
-        nearest = torch.cdist(tower(batch["first"]), tower(batch["second"])).argmin(1)
-        return {"patch": batch["first"], "seen with": batch["second"], "nearest": batch["second"][nearest]}
+        tower, first, second = nets[NET], _scaled(batch["first"]), _scaled(batch["second"])
+        nearest = torch.cdist(tower(first), tower(second)).argmin(1)
+        return {"patch": first, "seen_with": second, "nearest": second[nearest]}
 
     def validate(self, nets: Networks, sources: Sources, device: torch.device) -> dict[str, float]:
         """How often patches of one held-out picture are nearer to each other than to those of other groups.
@@ -266,6 +266,11 @@ def _some(bank: Bank, numbers: Sequence[int], count: int) -> np.ndarray:
     sizes = np.cumsum([len(part) for part in rows])
     kept = rows[: max(1, int(np.searchsorted(sizes, count, side="right")))]
     return np.sort(np.concatenate(kept)) if kept else np.zeros(0, np.int64)
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """(n, h, w, 3) uint8 to (n, 3, h, w) in [-1, 1]."""
+    return images.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
 
 
 def _bank(sources: Sources) -> Bank:

@@ -126,6 +126,11 @@ class VectorIndex:
         with using(1):  # several threads link a graph in the order in which they happen to come
             index.add(vectors)
 
+    def replace(self, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Put other vectors (m, d) at rows (m,) that are there; only for «flat»."""
+        held = library().rev_swig_ptr(self.index.get_xb(), len(self) * self.dimension)
+        held.reshape(-1, self.dimension)[rows] = _rows(vectors, self.dimension)
+
     def search(
         self, queries: np.ndarray, k: int, width: int, allowed: np.ndarray | None = None, threads: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -49,7 +49,7 @@ OF_PHOTOS = ("psnr_lower", "ssim_lower", "sd", *OF_SCENES)
 """What is made of samples of photos unless asked for by name: the protocol of one view turned into another."""
 
 Space = Literal["segmenter", "embedder", "classifier", "inception"]
-"""Features of a trained segmenter, embedder or classifier, or of the networks of the published numbers (Inception and VGG-16)."""
+"""Features of a trained network, or of the networks of the published numbers (Inception and VGG-16)."""
 
 
 @dataclass(frozen=True)

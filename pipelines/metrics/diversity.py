@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.metrics.intervals import Interval, bootstrap, resample, sums_by_layout
+from pipelines.metrics.intervals import Interval, bootstrap, resample
 from pipelines.metrics.scores import Context, NotComputed, Score
 
 PairDistance = Callable[[np.ndarray], np.ndarray]

@@ -90,7 +90,7 @@ def render(
         environment()
         .get_template("report.html")
         .render(
-            report={"audit": None, "correspondence": [], **report},
+            report={"audit": None, "correspondence": [], "objects": None, **report},
             groups=_groups(report),
             rows=_rows(examples, columns),
             columns=columns,

@@ -145,7 +145,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Work:
-    """All there is to do for a bank. data: the dataset that shards are cut from, if any are."""
+    """All there is to do for a bank. data: the dataset that shards are cut from, if any are; notes: what was decided
+    when it was read."""
 
     config: BuildBank
     schema: Schema
@@ -153,6 +154,7 @@ class Work:
     shares: list[Share]
     makes: list[Cut | Thin]
     data: Dataset | None = None
+    notes: tuple[str, ...] = ()
 
     def writer(self, folder: Path) -> BankWriter:
         return BankWriter(folder, self.data, KINDS[self.config.kind].cutter(self.config, self.schema))
@@ -260,9 +262,10 @@ def _prepare(
     digests = record_digests(dataset, records, threads, progress)
     given = Input("data", relative_path(data, out.parent), digest_of(dataset.schema, digests))
     if parent is not None:
-        return _grown(stored, parent, dataset, records, digests, given, out)
+        grown = _grown(stored, parent, dataset, records, digests, given, out)
+        return replace(grown, notes=(*_notes(parent), *dataset.notes))
     cuts = _cuts(records, digests, config.shard_sources, first=0)
-    return Work(stored, KINDS[config.kind].schema(config, dataset.schema), [given], [], cuts, dataset)
+    return Work(stored, KINDS[config.kind].schema(config, dataset.schema), [given], [], cuts, dataset, dataset.notes)
 
 
 def _grown(
@@ -334,7 +337,8 @@ def _thinned(config: BuildBank, base: Path, remove: Sequence[str], out: Path) ->
     stored = _inherit(config, parent, (*INHERITED, "format", "split", "shard_sources"))
     stored = stored.model_copy(update={"removed": tuple(sorted(removed))})
     schema = Schema.from_json(parent.statistics["schema"])
-    return Work(stored, schema, [parent.as_input("bank", out.parent)], shares, list(thins))
+    inputs = [parent.as_input("bank", out.parent)]
+    return Work(stored, schema, inputs, shares, list(thins), notes=_notes(parent))
 
 
 def _inherit(config: BuildBank, parent: Artifact, keys: Sequence[str]) -> BuildBank:
@@ -358,6 +362,11 @@ def _cuts(records: Sequence[SceneRecord], digests: dict[str, str], size: int, fi
         Cut(f"{number:05d}.h5", run_, tuple(digests[record.id] for record in run_))
         for number, run_ in enumerate(runs, start=first)
     ]
+
+
+def _notes(bank: Artifact) -> tuple[str, ...]:
+    """What was decided when the images of a bank were read."""
+    return tuple(bank.statistics.get("notes", ()))
 
 
 def _tables(bank: Artifact) -> list[ShardTable]:
@@ -421,6 +430,7 @@ def _statistics(work: Work, tables: Sequence[ShardTable], out: Path) -> dict[str
         "sources": len(sources),
         "shards": len(tables),
         **graphs,
+        **({"notes": list(dict.fromkeys(work.notes))} if work.notes else {}),
         "per_class": dict(zip(work.schema.names, counts, strict=True)),
         "licences": dict(sorted(Counter(source.licence for source in sources).items())),
         "pixels": {"labeled": sum(source.labeled for source in sources), "kept": int(areas.sum())},

@@ -58,6 +58,16 @@ from pipelines.runtime import pick_device
 from pipelines.segment.networks import SegmenterNet
 from pipelines.stages.evaluate_bank import Subject
 from pipelines.stages.evaluate_crossview import Witness, lacking_witness, look_at_views, open_witness, open_witnesses
+from pipelines.stages.evaluate_graphs import (
+    Graphs,
+    Recognizer,
+    Vectors,
+    lacking_graphs,
+    look_at_graphs,
+    of_graphs,
+    open_graphs,
+    open_recognizer,
+)
 from pipelines.stages.evaluate_judge import Segmenter, open_segmenter
 from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open_seen
 from pipelines.stages.evaluate_sheet import Column, choose_examples, standouts
@@ -87,7 +97,7 @@ class Evaluate(Config):
     """Images that pass the judge together; the scores do not depend on it."""
     sd: Variant = "signed"
     """Form of the sharpness difference: signed, or abs (the score is sd[abs])."""
-    columns: tuple[Column, ...] = ("layout", "source", "guidance", "output", "reference")
+    columns: tuple[Column, ...] = ("layout", "graph", "source", "guidance", "output", "reference")
     """Columns of the page's contact sheet; those that the samples lack are left out."""
     rows: int = Field(12, ge=1, le=100)
     """Rows of the contact sheet."""
@@ -97,9 +107,10 @@ class Evaluate(Config):
 
 @dataclass(frozen=True)
 class Opened:
-    """What was given, opened and checked. features: the judge, unless another was named; space: as it was named.
+    """What was given, opened and checked. features: the judge (of graphs the classifier where there is none), unless
+    another was named; space: as it was named.
 
-    witnesses: embedders that are asked about samples of photos.
+    witnesses: embedders that are asked about samples of photos. graphs: what samples of scene graphs are asked.
     """
 
     artifact: Artifact
@@ -107,10 +118,11 @@ class Opened:
     samples: list[Sample]
     reference: Reference | None
     judge: Segmenter | None
-    features: Segmenter | Witness | None
+    features: Segmenter | Witness | Recognizer | None
     space: Space | None
     seen: Seen
     witnesses: list[Witness]
+    graphs: Graphs | None
     inputs: list[Input]
 
     @property
@@ -127,6 +139,8 @@ def run(
     judge: Path | str | None = None,
     features: str | None = None,
     embedders: Sequence[str] = (),
+    classifier: str | None = None,
+    cooccurrence: str | None = None,
     bank: Path | None = None,
     training: Path | None = None,
     weights: Path | None = None,
@@ -137,14 +151,15 @@ def run(
     """Measure the samples and write the report.
 
     judge: a run, which may name a step, runs/s@12000. features: what distances are measured in, «inception»,
-    «segmenter:RUN» or «embedder:RUN»; the judge's where there is one when not given. embedders: runs that are asked
-    whether the outputs show their places. bank, training: what retrieval is measured on and
-    copies are looked for in. weights: a directory of published weights beside
-    torch's cache. Raises ConfigError when a metric asked for by name lacks its input or images, or the judge is no
-    stranger to the samples; EnvironmentFault when it lacks its weights; ArtifactError when the judge has other classes;
-    DataError when a sample has no reference.
+    «segmenter:RUN», «embedder:RUN» or «classifier:RUN»; the judge's where there is one when not given. embedders: runs
+    that are asked whether the outputs show their places. classifier, cooccurrence: runs that are asked about objects
+    and patches of scene graphs. bank, training: what retrieval is measured on and copies are looked for in. weights: a
+    directory of published weights beside torch's cache. Raises ConfigError when a metric asked for by name lacks its
+    input or images, or a judge is no stranger to the samples; EnvironmentFault when it lacks its weights; ArtifactError
+    when the judge has other classes; DataError when a sample has no reference.
     """
-    opened = open_request(config, samples, reference, reference_format, judge, features, embedders, bank, training, out)
+    trained = (judge, features, embedders, classifier, cooccurrence)
+    opened = open_request(config, samples, reference, reference_format, *trained, bank, training, out)
     choice = choose_for(config, opened, weights)
     statistics: dict[str, Any] = {}
     with writing(out, "report", config, opened.inputs, statistics) as folder:
@@ -161,6 +176,11 @@ def run(
         pieces = look_at_pieces(opened.seen, subject, context, progress, _judge_view(opened, measured, judge_net, on))
         views = look_at_views(opened.witnesses, subject, context, config.lpips, weights, on, progress)
         pieces.add(views)
+        outputs = config.subject == "output"
+        of_whole = _vectors(opened, measured)
+        pieces.add(
+            look_at_graphs(opened.graphs, subject, outputs, of_whole, context, config.lpips, weights, on, progress)
+        )
         scores, failed = scores + pieces.scores, failed + pieces.missing
         history = trace(opened.artifact)
         shown = (opened.samples, opened.reference, opened.schema)
@@ -200,6 +220,8 @@ def plan(
     judge: Path | str | None = None,
     features: str | None = None,
     embedders: Sequence[str] = (),
+    classifier: str | None = None,
+    cooccurrence: str | None = None,
     bank: Path | None = None,
     training: Path | None = None,
     weights: Path | None = None,
@@ -207,7 +229,8 @@ def plan(
 ) -> dict[str, Any]:
     """What `run` would do: the config, the inputs with their digests, the metrics and those it cannot compute."""
     require_free(out)
-    opened = open_request(config, samples, reference, reference_format, judge, features, embedders, bank, training, out)
+    trained = (judge, features, embedders, classifier, cooccurrence)
+    opened = open_request(config, samples, reference, reference_format, *trained, bank, training, out)
     choice = choose_for(config, opened, weights)
     return {
         "config": config.model_dump(mode="json"),
@@ -228,6 +251,8 @@ def open_request(
     judge: Path | str | None,
     features: str | None,
     embedders: Sequence[str],
+    classifier: str | None,
+    cooccurrence: str | None,
     bank: Path | None,
     training: Path | None,
     out: Path,
@@ -253,21 +278,27 @@ def open_request(
         )
     if bank is not None and _of_photos(artifact):
         raise ConfigError("samples made from photos have no pieces of a bank", fix="leave out --bank")
-    segmenter = None if judge is None else open_segmenter(str(judge), "judge", artifact, schema, config.allow_own_judge)
-    chosen, space = (segmenter, None) if features is None else open_features(features, artifact, schema, config)
+    role = "features" if of_graphs(artifact) else "judge"  # of a picture without a label map it can say nothing more
+    segmenter = None if judge is None else open_segmenter(str(judge), role, artifact, schema, config.allow_own_judge)
+    graphs = open_graphs(classifier, cooccurrence, bank, artifact, listed, schema, config.allow_own_judge, home)
+    chosen: Segmenter | Witness | Recognizer | None = segmenter or (graphs.recognizer if graphs else None)
+    space: Space | None = None
+    if features is not None:
+        chosen, space = open_features(features, artifact, schema, config)
     witnesses = open_witnesses(embedders, artifact)
-    for role, network in (("judge", segmenter), ("features", None if features is None else chosen)):
+    for name, network in (("judge", segmenter), ("features", None if features is None else chosen)):
         if network is not None:
-            inputs.append(network.weights.as_input(role, home))
+            inputs.append(network.weights.as_input(name, home))
     inputs += [witness.weights.as_input(f"embedder {n}", home) for n, witness in enumerate(witnesses)]
-    seen = open_seen(bank, training, format, config.training_split, artifact, schema, home)
-    inputs += seen.inputs
-    return Opened(artifact, schema, listed, found, segmenter, chosen, space, seen, witnesses, inputs)
+    of_pieces = None if graphs else bank
+    seen = open_seen(of_pieces, training, format, config.training_split, artifact, schema, home)
+    inputs += [*seen.inputs, *(graphs.inputs if graphs else ())]
+    return Opened(artifact, schema, listed, found, segmenter, chosen, space, seen, witnesses, graphs, inputs)
 
 
 def open_features(
     text: str, samples: Artifact, schema: Schema, config: Evaluate
-) -> tuple[Segmenter | Witness | None, Space]:
+) -> tuple[Segmenter | Witness | Recognizer | None, Space]:
     """What distances are measured in, by what --features says; no network for the published ones."""
     kind, _, run = text.partition(":")
     if text == "inception":
@@ -276,9 +307,10 @@ def open_features(
         return open_segmenter(run, "features", samples, schema, config.allow_own_judge), "segmenter"
     if kind == "embedder" and run:
         return open_witness(run, samples), "embedder"
-    raise ConfigError(
-        f"unknown features {text!r}", where="--features", fix="give inception, segmenter:RUN or embedder:RUN"
-    )
+    if kind == "classifier" and run:
+        return open_recognizer(run, samples, schema, config.allow_own_judge), "classifier"
+    fix = "give inception, segmenter:RUN, embedder:RUN or classifier:RUN"
+    raise ConfigError(f"unknown features {text!r}", where="--features", fix=fix)
 
 
 def _of_photos(samples: Artifact) -> bool:
@@ -301,13 +333,15 @@ def choose_for(config: Evaluate, opened: Opened, weights: Path | None) -> Choice
             allow_few=config.allow_few,
             sd=config.sd,
             view=opened.artifact.statistics.get("target_view"),
+            graphs=opened.graphs is not None,
         ),
     )
-    if not choice.jobs and not opened.seen.inputs and not opened.witnesses:
+    if not choice.jobs and not opened.seen.inputs and not opened.witnesses and not opened.graphs:
         raise ConfigError("there is nothing to measure with", fix="give --reference, --judge, or both")
     if config.metrics is None:
         choice.missing += lacking(opened.seen, opened.artifact)
         choice.missing += lacking_witness(opened.artifact, opened.witnesses)
+        choice.missing += lacking_graphs(opened.graphs)
     return choice
 
 
@@ -341,6 +375,15 @@ def _judge_view(opened: Opened, seen: Measured, net: SegmenterNet | None, device
     return JudgeView(label, outputs, reals, next(iter(seen.sizes)), lambda images: segment(net, images, device)[1])
 
 
+def _vectors(opened: Opened, seen: Measured) -> Vectors | None:
+    """Features of whole images of what distances are measured in, in the order of samples and of references."""
+    if opened.features is None:
+        return None
+    layer = JUDGE if opened.features is opened.judge else TRAINED
+    reals = np.stack(seen.real_features[layer]) if opened.reference is not None else None
+    return Vectors(opened.features.name, np.stack(seen.features[layer]), reals)
+
+
 def _score(
     job: Job, opened: Opened, seen: Measured, choice: Choice, context: Context, config: Evaluate
 ) -> Score | NotComputed:
@@ -364,7 +407,8 @@ def _score(
 def _summary(opened: Opened, history: History) -> str:
     """One sentence: made from what, by what, compared with what."""
     view = opened.artifact.statistics.get("source_view")
-    text = f"Made from {opened.layouts} {f'{view} photos' if view else 'layouts'} by {history.made_by}"
+    what = f"{view} photos" if view else "scene graphs" if opened.graphs else "layouts"
+    text = f"Made from {opened.layouts} {what} by {history.made_by}"
     if opened.reference is not None:
         reference = opened.reference
         text += (
@@ -391,7 +435,7 @@ def _judge_json(opened: Opened) -> dict[str, Any] | None:
 def _classes_json(opened: Opened, seen: Measured) -> list[dict[str, Any]]:
     """Each class with its color and, under a judge, its share of labelled pixels and its IoU."""
     listed: list[dict[str, Any]] = [{"name": c.name, "color": list(c.color)} for c in opened.schema.classes]
-    if opened.judge is None:
+    if opened.judge is None or not seen.counts:
         return listed
     counts = np.sum(seen.counts, axis=0)
     iou = segmentation.agreement(counts).iou

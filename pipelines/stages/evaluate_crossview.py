@@ -121,7 +121,7 @@ def look_at_views(
         if not witness.own:
             made.add(_diversity(witness, seen, context))
     if len(subject.samples) > context.layouts:
-        made.add(_lpips_diversity(subject, context, net, weights, device))
+        made.add(lpips_diversity(subject, context, net, weights, device))
     if rows:
         made.sections["correspondence"] = rows
     return made
@@ -268,7 +268,7 @@ def _diversity(witness: Witness, seen: Vectors, context: Context) -> Findings:
     return Findings(scores, missing)
 
 
-def _lpips_diversity(
+def lpips_diversity(
     subject: Subject, context: Context, net: perceptual.Net, weights: Path | None, device: torch.device
 ) -> Findings:
     """Diversity by LPIPS; not computed where its weights are not on this machine."""

@@ -62,6 +62,8 @@ SHOWN = 5
 """Hits of a query that the page shows."""
 PICTURE = 160
 """Longest side in pixels of a picture on the page: there are many."""
+VALIDATION = "validation/"
+"""What the names of a run's measures of itself begin with."""
 HIT, MISS = (34, 139, 84), (190, 60, 45)
 
 VARIANT = {
@@ -202,6 +204,7 @@ def _open(
 ) -> Opened:
     """Open the pairs, the runs and the folds, and check that no run is asked for what it was trained on."""
     home = out.parent
+    embedders = [_of_pairs(reference_to_run) for reference_to_run in runs]
     dataset = open_dataset(reference, format)
     listed = dataset.records(config.split)
     records = [record for record in listed if AERIAL in record.views]
@@ -212,24 +215,17 @@ def _open(
     if len(runs) != len(asked):
         one = "one run at a time" if folds is None else f"{len(asked)} folds need as many runs, one for each in order"
         raise ConfigError(f"{one}, there are {len(runs)}", where=" ".join(runs), fix="see rgs eval --help")
-    embedders, seen = [], []
+    seen = []
     digest = dataset_digest(dataset, records)
     inputs = [Input("reference", relative_path(reference, home), digest)]
-    for number, (reference_to_run, ids) in enumerate(zip(runs, asked, strict=True)):
-        embedder = open_finished(reference_to_run)
-        if not {AERIAL, GROUND} <= embedder.towers.keys():
-            raise ConfigError(
-                f"{embedder.label} is of kind {embedder.kind}, which embeds no pairs of views",
-                where=reference_to_run,
-                fix=f"what it measured of itself while it trained is in {embedder.weights.run}/metrics.jsonl",
-            )
+    for number, (embedder, ids) in enumerate(zip(embedders, asked, strict=True)):
         known = sorted({r.group or r.id for r in (pairs[i] for i in ids)} & trained_places(embedder.weights.run))
         if known:
             what = f"{embedder.label} was trained on {len(known)} of the places that it is asked for"
             if not config.allow_seen:
                 raise ConfigError(
                     f"{what}, for instance {known[0]!r}",
-                    where=reference_to_run,
+                    where=runs[number],
                     fix="give the runs in the order of the folds"
                     if folds
                     else "name a split of other places (--split), or accept it with --set allow_seen=true",
@@ -237,10 +233,29 @@ def _open(
             seen.append(f"{what}: its hits there say what it remembers, not what it recognizes")
         if imported(embedder.weights.run):
             seen.append(f"{embedder.label} was imported: nobody here knows whether it was trained on these places")
-        embedders.append(embedder)
         role = "embedder" if folds is None else f"embedder {number}"
         inputs.append(embedder.weights.as_input(role, home))
     return Opened(dataset, embedders, asked, galleries(records, config.by == "source"), digest, seen, folds, inputs)
+
+
+def _of_pairs(reference: str) -> Embedder:
+    """A finished embedder of pairs. Of another kind it says what such a run has measured of itself."""
+    embedder = open_finished(reference)
+    if {AERIAL, GROUND} <= embedder.towers.keys():
+        return embedder
+    measures = ", ".join(f"{name} {value:.4g}" for name, value in last_validation(embedder.weights.run).items())
+    raise ConfigError(
+        f"{embedder.label} is an embedder of kind {embedder.kind}, and only pairs of views are asked for their places",
+        where=reference,
+        fix=f"what it measured on held-out groups while it trained: {measures or 'nothing'}",
+    )
+
+
+def last_validation(run: Path) -> dict[str, float]:
+    """What a run measured of itself last, by name; nothing where it did not."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    found = [{k.removeprefix(VALIDATION): v for k, v in line.items() if k.startswith(VALIDATION)} for line in lines]
+    return next((measures for measures in reversed(found) if measures), {})
 
 
 def _read_folds(folds: Path, pairs: dict[str, SceneRecord], known: set[str], reference: Path) -> list[set[str]]:

@@ -54,17 +54,11 @@ def open_segmenter(text: str, role: str, samples: Artifact, schema: Schema, allo
     """
     path, step = parse_reference(text)
     loaded = load_networks(path, step, trainable="segmenter")
-    manifest = loaded.weights.manifest
     what = "the judge" if role == "judge" else "the segmenter of the features"
-    if step is None and manifest["status"] != "finished":
-        raise ArtifactError(
-            f"{what} is not finished (step {loaded.weights.step})",
-            where=path,
-            fix=f"let it finish, or name the step: {path}@{loaded.weights.step}",
-        )
+    require_finished(loaded.weights, step, what)
     if role == "judge":  # features of other classes are features
         require_same_classes(schema, loaded.schema, what, path)
-    own = helped_to_train(samples, loaded.digest, manifest)
+    own = helped_to_train(samples, loaded.digest, loaded.weights.manifest)
     if own and not allow_own:
         it = "judge" if role == "judge" else "segmenter"
         raise ConfigError(
@@ -73,6 +67,16 @@ def open_segmenter(text: str, role: str, samples: Artifact, schema: Schema, allo
             fix="train another: rgs train segmenter --arch deeplabv3 …; or accept it with --allow-own-judge",
         )
     return Segmenter(loaded, own)
+
+
+def require_finished(weights: Weights, step: int | None, what: str) -> None:
+    """Raises ArtifactError when a run is still training and no step of it was named."""
+    if step is None and weights.manifest["status"] != "finished":
+        raise ArtifactError(
+            f"{what} is not finished (step {weights.step})",
+            where=weights.run,
+            fix=f"let it finish, or name the step: {weights.run}@{weights.step}",
+        )
 
 
 def helped_to_train(samples: Artifact, digest: str, manifest: Mapping[str, Any]) -> bool:

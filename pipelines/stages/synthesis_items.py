@@ -138,9 +138,7 @@ def _of_dataset(
     name, count = Counter(Path(r.id).name for r in records).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"two scenes of the dataset are named {name!r}", fix="choose one split with --split")
-    return Listed(
-        records, dataset, [Input(f"{subject}s", relative_path(data, home), dataset_digest(dataset, records))]
-    )
+    return Listed(records, dataset, [Input(f"{subject}s", relative_path(data, home), dataset_digest(dataset, records))])
 
 
 def read_items(config: Synthesize, requested: Requested, opened: Opened, notes: list[str]) -> Iterator[Item]:

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -38,8 +38,10 @@ from pipelines.data.instances import InstanceEncoding
 from pipelines.data.palette import paint_labels
 from pipelines.data.scene import IGNORED, Schema
 from pipelines.data.sheet import contact_sheet
+from pipelines.embed.graph_encoder import GraphEncoder
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.index.embedding_index import EmbeddingIndex, embedder_of, require_embedder
+from pipelines.index.prefilter import Prefilter
 from pipelines.index.shape_index import ShapeIndex
 from pipelines.progress import Progress, silent
 from pipelines.runtime import Precision, pick_device
@@ -50,9 +52,6 @@ from pipelines.systems.table import EMBEDDERS, SYSTEMS, find_system
 from pipelines.systems.trained import LoadedRun, as_frozen, load_networks
 from pipelines.train.log import to_uint8
 from pipelines.train.run import parse_reference
-
-if TYPE_CHECKING:
-    from pipelines.index.prefilter import Prefilter  # TEMP
 
 SHEET_ROWS = 12
 FOLDERS: dict[Subject, str] = {"layout": "layouts", "photo": "inputs", "graph": "graphs"}
@@ -96,7 +95,8 @@ class Synthesize(Config):
 class Requested:
     """What a synthesis is given: layouts (and a folder of instance maps), photos, graphs, or a dataset of them.
 
-    graphs: files of scene graphs, or graphs in words. frozen: other runs than those recorded, by role; they must hold the very weights that the run was trained with.
+    graphs: files of scene graphs, or graphs in words.
+    frozen: other runs than those recorded, by role; they must hold the very weights that the run was trained with.
     """
 
     run: str
@@ -283,8 +283,6 @@ def _retrieval(
 
 def _prefilter(index: EmbeddingIndex, requested: Requested, home: Path, inputs: list[Input]) -> Prefilter:
     """What finds candidates for the objects of a graph: the index, with the graph embedder that it was made with."""
-    from pipelines.index.prefilter import Prefilter  # TEMP
-
     made_with = embedder_of(index.artifact)
     recorded = f"{index.artifact.path.parent / made_with.path}@{made_with.step}"
     path, step = parse_reference(requested.frozen.get(GRAPH, recorded))
@@ -295,7 +293,8 @@ def _prefilter(index: EmbeddingIndex, requested: Requested, home: Path, inputs: 
             fix=f"give --with {GRAPH}=RUN",
         )
     loaded = load_networks(path, step, trainable=EMBEDDERS[GRAPH])
-    encoder = as_frozen(loaded)
+    encoder = loaded.nets["encoder"]
+    assert isinstance(encoder, GraphEncoder)
     require_embedder(index.artifact, loaded.digest, index.vectors.dimension)
     inputs.append(loaded.weights.as_input(GRAPH, home))
     return Prefilter(index, encoder)

@@ -50,7 +50,7 @@ def evaluate(
         str | None,
         typer.Option(
             "--features",
-            metavar="inception|segmenter:RUN|embedder:RUN",
+            metavar="inception|segmenter:RUN|embedder:RUN|classifier:RUN",
             help="What distances between sets are measured in; a trained network's are never called FID. The judge's, "
             "and Inception's where its weights are, if not given.",
         ),
@@ -62,6 +62,23 @@ def evaluate(
             metavar="RUN[@STEP]",
             help="Samples of photos: an embedder that tells whether an output shows its place, and how outputs differ; "
             "repeatable. One that the generator was trained against is marked.",
+        ),
+    ] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(
+            "--classifier",
+            metavar="RUN[@STEP]",
+            help="Samples of scene graphs: a classifier that tells whether their objects can be recognized.",
+        ),
+    ] = None,
+    cooccurrence: Annotated[
+        str | None,
+        typer.Option(
+            "--cooccurrence",
+            metavar="RUN[@STEP]",
+            help="Samples of scene graphs: an embedder, of other images than the one trained against, that tells "
+            "whether the patches go together.",
         ),
     ] = None,
     by: Annotated[
@@ -76,7 +93,7 @@ def evaluate(
     ] = None,
     bank: Annotated[
         Path | None,
-        typer.Option("--bank", help="The samples' bank: measure retrieval, and look for segments that were copied."),
+        typer.Option("--bank", help="The samples' bank: measure retrieval, and look for pieces that were copied."),
     ] = None,
     training: Annotated[
         Path | None,
@@ -104,6 +121,7 @@ def evaluate(
     rgs eval samples/x -r photos --split val --bank banks/x --training photos --training-split train -o reports/z;
     rgs eval --compare reports/x reports/y -o reports/x-y;
     rgs eval samples/x -r photos --split val --metric fid --metric kid --weights weights --allow-few -o reports/y;
+    rgs eval samples/g -r photos --split val --classifier runs/c --cooccurrence runs/f2 --judge runs/s -o reports/g;
     rgs eval samples/a2g -r pairs --split val --embedder runs/e2 --embedder runs/e -o reports/a2g;
     rgs eval runs/e -r pairs --split val --by source -o reports/e;
     rgs eval runs/e0 runs/e1 runs/e2 runs/e3 runs/e4 -r pairs --folds folds --by source -o reports/e
@@ -122,6 +140,8 @@ def evaluate(
         "--subject": subject,
         "--features": features,
         "--embedder": embedder,
+        "--classifier": classifier,
+        "--cooccurrence": cooccurrence,
         "--bank": bank,
         "--training": training,
         "--training-split": training_split,
@@ -156,6 +176,8 @@ def evaluate(
         "judge": judge,
         "features": features,
         "embedders": embedder or (),
+        "classifier": classifier,
+        "cooccurrence": cooccurrence,
         "bank": bank,
         "training": training,
         "weights": weights,

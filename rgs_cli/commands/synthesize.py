@@ -35,7 +35,9 @@ def synthesize(
     ] = None,
     graph: Annotated[
         list[str] | None,
-        typer.Option("--graph", metavar="FILE|TEXT", help='Scene graphs: a .json file, or words: "sky; road below sky".'),
+        typer.Option(
+            "--graph", metavar="FILE|TEXT", help='Scene graphs: a .json file, or words: "sky; road below sky".'
+        ),
     ] = None,
     instances: Annotated[
         Path | None, typer.Option("--instances", help="Folder of instance maps named as the layouts.")

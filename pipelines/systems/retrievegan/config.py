@@ -19,7 +19,7 @@ class RetrieveganWeights(Config):
     sel_gt: float = Field(0.1, ge=0)
     """An object's own patch should be chosen where it is among the candidates."""
     sel_occur: float = Field(1e-6, ge=0)
-    """Chosen patches should lie close together in the co-occurrence embedder, eq. 5; with `occurrence: mean` use 0.1."""
+    """Chosen patches should lie close together in the co-occurrence embedder, eq. 5 (0.1 if `occurrence` is mean)."""
     adv_img: float = Field(1.0, ge=0)
     """What the image discriminator says of the fakes, eq. 6."""
     recon_img: float = Field(1.0, ge=0)
@@ -134,6 +134,8 @@ class RetrieveganConfig(Config):
             raise ValueError(f"{len(self.decoder)} modules of the decoder make images of {doublings} pixels at least")
         if self.patch < 2 ** len(self.crop_widths):
             raise ValueError(f"patches of {self.patch} pixels cannot be halved {len(self.crop_widths)} times")
+        if self.gt_in_generation and self.pool == "bank":
+            raise ValueError("with pool: bank an object's own patch cannot be among the candidates")
         weights = self.weights
         if not (weights.recon_img or weights.p_img or self.judges_images or self.judges_objects):
             raise ValueError("with all of these weights at 0 no image is learned")
@@ -147,6 +149,13 @@ class RetrieveganConfig(Config):
     def needs_index(self) -> bool:
         """Are candidates found by the pre-filter."""
         return self.pieces != "none" and self.pool == "prefilter"
+
+    def warm(self, steps: int) -> int:
+        """The first step in which retrieved patches are painted from."""
+        step = int(self.warmup * steps)
+        while step / steps < self.warmup:
+            step += 1
+        return step
 
     @property
     def penalizes_cooccurrence(self) -> bool:

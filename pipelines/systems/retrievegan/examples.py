@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.bank.bank import Bank
+from pipelines.bank.bank import Bank, Exclusion
 from pipelines.bank.patches import load_patches
 from pipelines.data.augment import Size, resize_image
 from pipelines.embed.graph_batch import join_graphs
 from pipelines.errors import ArtifactError, DataError
 from pipelines.systems.base import Batch, Sources
+from pipelines.systems.retrievegan.config import RetrieveganConfig
 from pipelines.systems.retrievegan.guidance import NONE
 from pipelines.systems.retrievegan.retrieval import gumbel
 
 MEMORY = 512 * 2**20
 """Bytes of photos at the training size that a worker remembers."""
 
-PADDING: dict[str, float] = {"own": NONE, "candidates": NONE, "picked": NONE, "ranks": 0}
+PADDING = {"own": NONE, "candidates": NONE, "picked": NONE, "categories": NONE}
 """What fills the places of objects that an image does not have; anything else is filled with 0."""
 
 
@@ -90,37 +91,66 @@ def scenes_with_graphs(bank: Bank, scene_ids: Sequence[str], with_graph: Sequenc
     return [scene_id for scene_id in scene_ids if scene_id in usable]
 
 
-class Classes:
-    """The rows of a bank by class, to draw of."""
+def draws(
+    config: RetrieveganConfig,
+    bank: Bank,
+    categories: np.ndarray,
+    candidates: np.ndarray | None,
+    excluded: tuple[Exclusion, int],
+    rng: np.random.Generator,
+    more: int = 0,
+) -> dict[str, Any]:
+    """Everything random about the retrieval for the n objects of a graph, by the pool and the way of choosing.
 
-    def __init__(self, bank: Bank) -> None:
-        order = np.argsort(bank.categories, kind="stable")
-        categories, starts = np.unique(bank.categories[order], return_index=True)
-        self._rows = dict(zip(categories.tolist(), np.split(order, starts[1:]), strict=True))
+    categories: (n,) class indices. candidates: (n, k) rows of the index, None where all of the bank is the pool; the
+    bank's pieces of some exclusion key are then left out. more: candidates that will join those of each object.
 
-    def rows(self, category: int, excluded: np.ndarray | None) -> np.ndarray:
-        """(m,) int64 rows of a class, without those that are excluded: (len(bank),) bool."""
-        rows = self._rows.get(category, np.zeros(0, np.int64))
-        return rows if excluded is None else rows[~excluded[rows]]
+    Learned: candidates and their noise, and «uniform», which draws the first query; or what the pool draws by: the
+    classes, a seed, the excluded key. Random: the rows picked, and their ranks in the index, 0 without one.
+    """
+    n = len(categories)
+    if config.learns_retrieval and candidates is not None:
+        return {
+            "candidates": torch.from_numpy(candidates),
+            "noise": draw_noise(n, candidates.shape[1] + more, config, rng),
+            "uniform": torch.tensor(rng.random()),
+        }
+    if config.learns_retrieval:
+        return {
+            "categories": torch.from_numpy(categories),
+            "seed": torch.tensor(int(rng.integers(2**62))),
+            "excluded": torch.tensor(excluded[1]),
+            "exclusion": excluded[0],
+        }
+    if candidates is not None:
+        ranks = rng.integers(1, candidates.shape[1] + 1, n)
+        picked = candidates[np.arange(n), ranks - 1]
+        return {"picked": torch.from_numpy(picked), "ranks": torch.from_numpy(np.where(picked == NONE, 0, ranks))}
+    allowed = bank.exclusion_keys(excluded[0]) != excluded[1]
+    picked = np.array([draw_row(np.flatnonzero((bank.categories == c) & allowed), rng) for c in categories.tolist()])
+    return {"picked": torch.from_numpy(picked), "ranks": torch.zeros(n, dtype=torch.int64)}
 
 
-def draw_noise(n: int, k: int, per_step: bool, rng: np.random.Generator) -> Tensor:
+def draw_noise(n: int, k: int, config: RetrieveganConfig, rng: np.random.Generator) -> Tensor:
     """(t, n, k) Gumbel noise of a retrieval for n objects of k candidates each: t is n, or 1 where one draw is kept."""
-    return gumbel((n if per_step else 1, n, k), rng)
+    return gumbel((n if config.noise == "per_step" else 1, n, k), rng)
 
 
-def draw_row(candidates: np.ndarray, rng: np.random.Generator) -> int:
-    """One of the candidates (…) that exist, all equally likely; NONE where none does."""
-    there = candidates[candidates != NONE]
-    return int(there[rng.integers(len(there))]) if len(there) else NONE
+def draw_row(rows: np.ndarray, rng: np.random.Generator) -> int:
+    """One of some rows (m,), all equally likely; NONE where there is none."""
+    return int(rows[rng.integers(len(rows))]) if len(rows) else NONE
 
 
 def collate(examples: Sequence[dict[str, Any]]) -> Batch:
     """A flat batch of graphs, as join_graphs makes it, and everything else padded to the image with most objects.
 
+    counted: (B, N) bool, the places that hold an object, one after the other those of the flat batch that are real.
     Values that are no tensors become lists.
     """
-    batch: Batch = dict(join_graphs([example["graph"] for example in examples]))
+    graphs = [example["graph"] for example in examples]
+    batch: Batch = dict(join_graphs(graphs))
+    counts = torch.tensor([len(graph["objects"]) - 1 for graph in graphs])
+    batch["counted"] = torch.arange(int(counts.max())) < counts.unsqueeze(1)
     for key in examples[0]:
         if key == "graph":
             continue

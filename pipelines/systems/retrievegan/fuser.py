@@ -3,7 +3,7 @@
 With m_i an object's map and e_i that of its triple (i, __in_image__, image): q = A1(m), r = A2(e), v = A3(q), all laid
 into the object's box on the canvas; beta = softmax of q·r / sqrt(width) over the objects at each pixel, and the canvas
 is the sum of beta_i v_i, and of the image node's own map. A 1x1 convolution and bilinear sampling commute, and sampling
-is a product with two small matrices (layouts.py): so it is done last, and no object's map is ever as large as the canvas.
+is a product with two small matrices (layouts.py): so it is done last, and no object's map is as large as the canvas.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from pipelines.bank.bank import Bank
 from pipelines.bank.segments import Decomposition, Segment
 from pipelines.compose.guidance import Box, Guidance
-from pipelines.compose.provenance import Origin
+from pipelines.compose.provenance import Origin, provenance
 from pipelines.data.augment import Size, resize_image
 from pipelines.data.scene import Schema
 
@@ -39,6 +40,35 @@ def paste(patches: Sequence[np.ndarray | None], boxes: Sequence[Box], size: Size
             image[y : y + h, x : x + w] = resize_image(patch, (h, w))
             owner[y : y + h, x : x + w] = i
     return Guidance(image, owner)
+
+
+def explain(
+    bank: Bank,
+    rows: np.ndarray,
+    ranks: np.ndarray,
+    pixels: np.ndarray,
+    categories: np.ndarray,
+    boxes: np.ndarray,
+    size: Size,
+    schema: Schema,
+) -> tuple[Guidance, tuple[np.ndarray, list[dict[str, Any]]]]:
+    """The guidance image of a graph's n objects, with the index image and the records of its provenance.
+
+    rows: (n,) of the bank, NONE for none. ranks: (n,) see `origins`. pixels: (n, s, s, 3) uint8 of the patches.
+    categories: (n,) class indices. boxes: (n, 4) in parts of the image.
+    """
+    placed = pixel_boxes(boxes, size)
+    guidance = paste([None if row == NONE else patch for row, patch in zip(rows, pixels, strict=True)], placed, size)
+    parts = decomposition(categories, placed, guidance.owner, schema)
+    return guidance, provenance(guidance, parts, origins(bank, rows, ranks), schema.names)
+
+
+def served(bank: Bank, rows: np.ndarray) -> list[dict[str, Any] | None]:
+    """Of each object its patch, by row, id and source; None where it has none."""
+    return [
+        None if row == NONE else {"row": row, "id": f"{int(bank.ids[row]):016x}", "source": bank.source_of(row).id}
+        for row in rows.tolist()
+    ]
 
 
 def decomposition(categories: np.ndarray, boxes: Sequence[Box], owner: np.ndarray, schema: Schema) -> Decomposition:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipelines.bank.bank import Bank
+from pipelines.bank.bank import Bank, Exclusion
 from pipelines.bank.patches import bank_graph, graph_rows, graph_sources
 from pipelines.data.augment import image_tensor
-from pipelines.data.graph import SceneGraph
 from pipelines.data.scene import Schema
 from pipelines.embed.graph_batch import graph_tensors
 from pipelines.embed.graph_encoder import BoxPredictor, GraphEncoder, tidy_boxes
@@ -31,10 +29,10 @@ from pipelines.systems.base import (
     Sources,
     Synthesis,
 )
-from pipelines.systems.retrievegan import examples, losses
+from pipelines.systems.retrievegan.choice import Chooser, Chosen
 from pipelines.systems.retrievegan.config import RetrieveganConfig, RetrieveganOptions
-from pipelines.systems.retrievegan.examples import Classes, Patches, Photos
-from pipelines.systems.retrievegan.guidance import NONE
+from pipelines.systems.retrievegan.examples import Photos, collate, draw_noise, draws, scenes_with_graphs
+from pipelines.systems.retrievegan.guidance import NONE, explain, served
 from pipelines.systems.retrievegan.losses import from_imagenet, to_imagenet
 from pipelines.systems.retrievegan.networks import (
     Generator,
@@ -42,20 +40,13 @@ from pipelines.systems.retrievegan.networks import (
     LayoutGenerator,
     ObjectDiscriminator,
     PatchEmbedder,
-    crop_boxes,
 )
-from pipelines.systems.retrievegan.outputs import guidance_of, records_of
-from pipelines.systems.retrievegan.pool import BankPool
-from pipelines.systems.retrievegan.retrieval import (
-    Selection,
-    first_query,
-    pick_patches,
-    retrieve,
-    selection_loss,
-    temperature,
-)
+from pipelines.systems.retrievegan.objectives import Painted, discriminator_terms, generator_terms
+from pipelines.systems.retrievegan.retrieval import temperature
 
 COOCCURRENCE = "embedder-cooccurrence"
+DIGITS = 6
+"""Of the coordinates of boxes that are written down."""
 
 
 class ObjectEncoder(nn.Module):
@@ -72,23 +63,6 @@ class ObjectEncoder(nn.Module):
         return v, p, self.graph.embed_predicates(batch["predicates"])
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The patches of a batch of B images of at most N objects, out of K candidates each.
-
-    rows: (B, N) of the bank, NONE where an object has none. pixels: (B, N, 3, s, s) in [-1, 1], with the gradient of
-    the selection. candidates: (B, N, K) rows, and features: (B, N, K, d) of them; selection: what was made of them.
-    None where nothing is learned. bound: (B,) how far the selection may be from one over all of the bank.
-    """
-
-    rows: Tensor
-    pixels: Tensor
-    candidates: Tensor | None = None
-    features: Tensor | None = None
-    selection: Selection | None = None
-    bound: Tensor | None = None
-
-
 class Retrievegan:
     """Image synthesis via differentiable patch retrieval (Tseng et al., ECCV 2020)."""
 
@@ -100,8 +74,13 @@ class Retrievegan:
         makers = ("E", "P", "G") if config.learns_retrieval else ("E", "G")
         judges = ("D_img",) * config.judges_images + ("D_obj",) * config.judges_objects
         phases = [Phase("G", makers)]
+        if config.learns_retrieval and not config.weights.sel_gt and (warm := config.warm(steps)):
+            phases = [
+                Phase("G", ("E", "G"), stop=warm),
+                Phase("G", makers, start=warm),
+            ]  # P has nothing to learn before
         if judges:
-            phases.insert(0 if config.fakes == "fresh" else 1, Phase("D", judges))
+            phases.insert(0 if config.fakes == "fresh" else len(phases), Phase("D", judges))
         adam_g, adam_d = config.optimizer.generator(steps), config.optimizer.discriminator(steps)
         index = "embedding" if config.needs_index else None
         return Plan(
@@ -121,10 +100,7 @@ class Retrievegan:
 
     def __init__(self, config: RetrieveganConfig, schema: Schema) -> None:
         self.config, self.schema = config, schema
-        self._photos = Photos(config.size)
-        self._patches: Patches | None = None
-        self._classes: Classes | None = None
-        self._pool: BankPool | None = None
+        self._photos, self._chooser = Photos(config.size), Chooser(config)
 
     def networks(self) -> dict[str, nn.Module]:
         c, classes = self.config, len(self.schema.classes)
@@ -156,13 +132,11 @@ class Retrievegan:
             nets["D_obj"] = ObjectDiscriminator(classes, c.ndf, c.object_features, c.norm)
         return nets
 
-    # ---- data -------------------------------------------------------------------------------------------------------
-
     def sampling(self, sources: Sources) -> Sampling:
         """The scenes whose objects make a graph by the bank's settings."""
         bank = _bank(sources)
         wanted = [record.id for record in sources.records]
-        return Sampling(examples.scenes_with_graphs(bank, wanted, graph_sources(bank)))
+        return Sampling(scenes_with_graphs(bank, wanted, graph_sources(bank)))
 
     def example(self, scene_id: str, sources: Sources, rng: np.random.Generator, step: int) -> dict[str, Any]:
         c, bank = self.config, _bank(sources)
@@ -177,38 +151,174 @@ class Retrievegan:
         }
         if c.pieces == "none":
             return example
+        candidates = None
         if c.needs_index:
             assert sources.neighbors is not None
             candidates = from_neighbors(sources.neighbors, own, c.candidates)
-            example |= self._draws(graph, candidates, rng)
-        else:
-            key = int(bank.exclusion_keys("source")[own[0]])
-            example |= self._bank_draws(bank, graph, key, rng)
+        excluded: tuple[Exclusion, int] = ("source", int(bank.sources[own[0]]))
+        example |= draws(c, bank, graph.categories, candidates, excluded, rng, more=int(c.gt_in_generation))
         if c.learns_retrieval and c.weights.sel_gt:
-            example["asks"] = torch.tensor(int(rng.integers(len(graph))))
-            example["noise_gt"] = examples.draw_noise(len(graph), c.candidates + 1, c.noise == "per_step", rng)
+            example["asks"] = torch.tensor(int(rng.integers(len(own))))
+            example["noise_gt"] = draw_noise(len(own), c.candidates + 1, c, rng)
         return example
+
+    def collate(self, made: Sequence[dict[str, Any]]) -> Batch:
+        return collate(made)
+
+    def refresh(
+        self, nets: Networks, sources: Sources, step: int, state: dict[str, Tensor] | None, device: torch.device
+    ) -> dict[str, Tensor] | None:
+        """Open the patches; where the pool is the bank, embed a part of it anew, at first all of it."""
+        if sources.bank is None:
+            return None
+        self._chooser.open(sources.bank)
+        if not (self.config.learns_retrieval and self.config.pool == "bank"):
+            return None
+        return self._chooser.refresh(nets["P"], state, device)
+
+    def losses(
+        self, phase: str, nets: Networks, frozen: Frozen, batch: Batch, memo: dict[str, Any], step: int
+    ) -> dict[str, Tensor]:
+        photo = to_imagenet(batch["image"])
+        if phase == "D":
+            if "fakes" not in memo:
+                with torch.no_grad():
+                    memo["fakes"] = self._paint_all(nets, batch, memo["progress"]).fakes
+            return discriminator_terms(self.config, nets, batch, photo, memo["fakes"])
+        painted = self._paint_all(nets, batch, memo["progress"])
+        if self.config.fakes == "shared":
+            memo["fakes"] = [fake.detach() for fake in painted.fakes]
+        memo["observed"] = painted.observed
+        terms = generator_terms(self.config, nets, frozen, batch, photo, painted)
+        chosen = painted.chosen
+        if chosen is not None and chosen.candidates is not None and self.config.weights.sel_gt:
+            loss = self._chooser.selection_loss(nets["P"], batch, chosen.candidates, painted.tau)
+            terms["sel_gt"] = self.config.weights.sel_gt * loss
+        return terms
+
+    def _paint_all(self, nets: Networks, batch: Batch, progress: float) -> Painted:
+        """The image from the objects' own patches, and once the warm-up is over that from retrieved ones."""
+        c = self.config
+        tau = temperature(progress, c.tau.first, c.tau.last, c.tau.share)
+        v, p, p0 = nets["E"](batch)
+
+        def paint(patches: Tensor | None, there: Tensor) -> Tensor:
+            return self._paint(nets, batch, (v, p, p0), batch["boxes"], patches, there)
+
+        if c.pieces == "none":
+            return Painted(v, tau, [paint(None, batch["own"] != NONE)], None, {})
+        fakes = [paint(self._chooser.own(batch), batch["own"] != NONE)]
+        if progress < c.warmup and not (c.learns_retrieval and c.weights.sel_gt):
+            return Painted(v, tau, fakes, None, {})
+        chosen = self._chooser.choose(nets, batch, tau)
+        if progress >= c.warmup:
+            fakes.append(paint(chosen.pixels, chosen.rows != NONE))
+        without = (chosen.rows == NONE) & batch["counted"]
+        observed = {"without_candidates": without.float().sum(1).mean()}
+        if chosen.candidates is not None:
+            observed |= {"tau": torch.tensor(tau), **chosen.candidates.observed}
+        return Painted(v, tau, fakes, chosen, observed)
+
+    def _paint(
+        self,
+        nets: Networks,
+        batch: Batch,
+        graph: tuple[Tensor, Tensor, Tensor],
+        boxes: Tensor,
+        patches: Tensor | None,
+        there: Tensor,
+    ) -> Tensor:
+        """Images (B, 3, H, W), ImageNet-normalized, of objects in boxes (O, 4).
+
+        patches: (B, N, 3, s, s) in [-1, 1], there: (B, N) which objects have one; the others, and the image itself,
+        have a crop of zeros.
+        """
+        side = self.config.patch
+        crops = boxes.new_zeros(len(boxes), 3, side, side)
+        if patches is not None:
+            normalized = torch.where(there[..., None, None, None], to_imagenet(patches), 0.0)
+            crops[batch["real"]] = normalized[batch["counted"]]
+        v, p, p0 = graph
+        image: Tensor = nets["G"](v, p, p0, batch["edges"], batch["obj_to_img"], boxes, crops)
+        return image
+
+    def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
+        painted = self._paint_all(nets, batch, 1.0)
+        images = [from_imagenet(fake) for fake in painted.fakes]
+        columns = {"from own patches" if self.config.pieces != "none" else "output": images[0]}
+        if painted.chosen is not None:
+            pasted = [
+                image_tensor(guidance.image) for guidance, _ in self._explain(batch, batch["boxes"], painted.chosen)
+            ]
+            columns |= {"retrieved patches": torch.stack(pasted).to(images[0].device), "from retrieved": images[1]}
+        return {**columns, "photo": batch["image"]}
 
     def request(
         self, item: GraphItem, sources: Sources, options: RetrieveganOptions, rng: np.random.Generator
     ) -> dict[str, Any]:
-        if options.boxes == "given" and item.graph.boxes is None:
+        c, graph = self.config, item.graph
+        if options.boxes == "given" and graph.boxes is None:
             raise ConfigError(
                 "the graph has no boxes", where=item.name, fix="add them, or use --set options.boxes=predicted"
             )
-        request = {"graph": graph_tensors(item.graph), "own": torch.full((len(item.graph),), NONE)}
-        if self.config.pieces == "none":
+        request: dict[str, Any] = {"graph": graph_tensors(graph)}
+        if c.pieces == "none":
             return request
-        bank = _bank(sources)
-        self._open(bank)
-        if self.config.needs_index:
+        bank, candidates = _bank(sources), None
+        excluded: tuple[Exclusion, int] = ("source", NONE)
+        if item.exclude is not None:
+            excluded = item.exclude[0], bank.exclusion_key(*item.exclude)
+        if c.needs_index:
             assert sources.prefilter is not None
-            candidates = sources.prefilter.candidates(item.graph, self.config.candidates, item.exclude)
-            return request | self._draws(item.graph, candidates, rng)
-        return request
+            candidates = sources.prefilter.candidates(graph, c.candidates, item.exclude)
+        return request | draws(c, bank, graph.categories, candidates, excluded, rng)
 
-    def collate(self, made: Sequence[dict[str, Any]]) -> Batch:
-        return examples.collate(made)
+    def synthesize(self, nets: Networks, frozen: Frozen, batch: Batch, options: RetrieveganOptions) -> Synthesis:
+        v, p, p0 = nets["E"](batch)
+        boxes = batch["boxes"]
+        if options.boxes == "predicted":
+            boxes = torch.where(batch["real"].unsqueeze(1), nets["E"].boxes(v).float(), boxes)
+        boxes = tidy_boxes(boxes, min(self.config.size))
+        if self.config.pieces == "none":
+            image = self._paint(nets, batch, (v, p, p0), boxes, None, batch["counted"])
+            return Synthesis(from_imagenet(image), graphs=self._told(batch, boxes, options, None))
+        chosen = self._chooser.choose(nets, batch, self.config.tau.last, noisy=options.noise)
+        image = self._paint(nets, batch, (v, p, p0), boxes, chosen.pixels, chosen.rows != NONE)
+        explained = self._explain(batch, boxes, chosen)
+        canvas = torch.stack([image_tensor(guidance.image) for guidance, _ in explained]).to(image.device)
+        records = [provenance for _, provenance in explained]
+        return Synthesis(from_imagenet(image), canvas, records, self._told(batch, boxes, options, chosen))
+
+    def _explain(self, batch: Batch, boxes: Tensor, chosen: Chosen) -> list[Any]:
+        """Of each image the guidance, and what its provenance says."""
+        patches = self._chooser.patches
+        explained = []
+        for k, (categories, placed) in enumerate(_by_image(batch, batch["objects"] - 1, boxes)):
+            rows, ranks = (values[k, : len(placed)].cpu().numpy() for values in (chosen.rows, chosen.ranks))
+            pixels = patches.pixels(np.maximum(rows, 0))
+            explained.append(
+                explain(patches.bank, rows, ranks, pixels, categories, placed, self.config.size, self.schema)
+            )
+        return explained
+
+    def _told(
+        self, batch: Batch, boxes: Tensor, options: RetrieveganOptions, chosen: Chosen | None
+    ) -> list[dict[str, Any]]:
+        """Of each image the boxes that were used and the patches of its objects."""
+        told = []
+        for k, (placed,) in enumerate(_by_image(batch, boxes)):
+            rows = np.full(len(placed), NONE) if chosen is None else chosen.rows[k, : len(placed)].cpu().numpy()
+            patches = served(self._chooser.patches.bank, rows) if chosen is not None else [None] * len(rows)
+            told.append({"boxes": placed.round(DIGITS).tolist(), "used": options.boxes, "patches": patches})
+        return told
+
+
+def _by_image(batch: Batch, *values: Tensor) -> Iterator[tuple[np.ndarray, ...]]:
+    """Of each image of a flat batch the values (O, …) of its objects without the image itself."""
+    counts = batch["counted"].sum(1).cpu().tolist()
+    parts = [value[batch["real"]].cpu().split(counts) for value in values]
+    for image in zip(*parts, strict=True):
+        yield tuple(part.numpy() for part in image)
 
 
 def _bank(sources: Sources) -> Bank:
