@@ -15,7 +15,8 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -174,23 +175,41 @@ def graphs_from_json(data: Any, schema: Schema, where: str | Path, stem: str = "
     an end that is not there or with one object at both ends, objects inside each other in a circle, a box that is empty
     or leaves the picture, no objects or too many, two graphs of one name.
     """
+    return [(name, require_graph(graph)) for name, graph in each_graph(data, schema, where, stem)]
+
+
+def each_graph(
+    data: Any, schema: Schema, where: str | Path, stem: str = "graph"
+) -> Iterator[tuple[str, SceneGraph | DataError]]:
+    """As `graphs_from_json`, but with the error in the place of a graph that cannot be used."""
     entries = data if isinstance(data, list) else [data]
     if not entries:
         raise DataError("there are no graphs", where=where, fix="give one graph or a list of them")
-    graphs: list[tuple[str, SceneGraph]] = []
     names: set[str] = set()
     for number, entry in enumerate(entries):
         called = f"graph {number}" if len(entries) > 1 else "the graph"
+        name = f"{stem}-{number:04d}" if isinstance(data, list) else stem
         try:
-            name = _name(entry, f"{stem}-{number:04d}" if isinstance(data, list) else stem)
+            name = _name(entry, name)
             called += f" ({name})" if isinstance(entry, dict) and "name" in entry else ""
             if name in names:
                 raise _Wrong(f"another graph is named {name!r}", "give every graph its own name")
             names.add(name)
-            graphs.append((name, _graph(entry, schema)))
+            yield name, _graph(entry, schema)
         except _Wrong as wrong:
-            raise DataError(f"{called}: {wrong.what}", where=where, fix=wrong.fix) from None
-    return graphs
+            yield name, DataError(f"{called}: {wrong.what}", where=where, fix=wrong.fix)
+
+
+def require_graph(graph: SceneGraph | DataError) -> SceneGraph:
+    """The graph. Raises the error that stands in its place."""
+    if isinstance(graph, DataError):
+        raise graph
+    return graph
+
+
+def scene_rng(scene: str) -> np.random.Generator:
+    """What the graph of a scene is drawn by where it should always be the same: a function of the scene's id."""
+    return np.random.default_rng(zlib.crc32(scene.encode()))
 
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> tuple[str, str]:

@@ -43,23 +43,20 @@ def object_names(graph: SceneGraph, schema: Schema) -> list[str]:
 def draw_graph(graph: SceneGraph, schema: Schema, size: tuple[int, int], image: np.ndarray | None = None) -> np.ndarray:
     """A picture of the graph, (H, W, 3) uint8 RGB, its relations listed at the right.
 
-    size: (h, w) of the picture that the boxes are parts of, drawn larger where it is small. image: (h', w', 3) uint8 RGB
-    to draw on, fitted to it. Boxes have their classes' colors; an arrow goes from a relation's subject to its object.
-    Without boxes the objects stand about where their geometric relations want them. Names that find no free place in a
-    crowded picture are left out.
+    size: (h, w) of the picture that the boxes are parts of, drawn larger where it is small. image: (h', w', 3) uint8
+    RGB to draw on, fitted to it. Boxes have their classes' colors; an arrow points from a relation's subject to its
+    object. Without boxes the objects stand about where their geometric relations want them. Names that find no free
+    place in a crowded picture are left out.
     """
     height, width = (side * max(1, math.ceil(LEAST_SIDE / max(size))) for side in size)
-    canvas = np.full((height, width, 3), PAPER, dtype=np.uint8)
-    if image is not None:
-        smooth = cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_NEAREST
-        canvas = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=smooth)
+    canvas = _canvas(image, height, width)
     names = object_names(graph, schema)
     colors = [schema.classes[c].color for c in graph.categories.tolist()]
     boxes = None
     if graph.boxes is None:
         centres = _arranged(graph, schema) * (width * 0.8, height * 0.86) + (width * 0.1, height * 0.07)
     else:
-        boxes = (graph.boxes * (width, height, width, height)).round().astype(int)
+        boxes = (graph.boxes.clip(0, 1) * (width, height, width, height)).round().astype(int)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         _draw_boxes(canvas, boxes, colors, 0.15 if image is not None else 0.3)
     for s, _, o in dict.fromkeys((s, 0, o) for s, _, o in graph.relations):
@@ -67,6 +64,13 @@ def draw_graph(graph: SceneGraph, schema: Schema, size: tuple[int, int], image: 
     _draw_names(canvas, names, colors, centres, boxes)
     told = [f"{names[s]} {schema.relations[p]} {names[o]}" for s, p, o in graph.relations]
     return np.hstack([canvas, _listed(list(dict.fromkeys(told)), height)])
+
+
+def _canvas(image: np.ndarray | None, height: int, width: int) -> np.ndarray:
+    if image is None:
+        return np.full((height, width, 3), PAPER, dtype=np.uint8)
+    way = cv2.INTER_AREA if image.shape[0] > height else cv2.INTER_NEAREST
+    return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=way)
 
 
 def _arranged(graph: SceneGraph, schema: Schema) -> np.ndarray:
@@ -107,12 +111,14 @@ def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[tuple[int, i
 
 
 def _draw_arrow(canvas: np.ndarray, start: np.ndarray, end: np.ndarray) -> None:
+    """A line with its head a little behind the middle, where no name covers it and the way back has its own."""
     length = float(np.hypot(*(end - start)))
     if length < 8:
         return
-    (x0, y0), (x1, y1) = (point.round().astype(int).tolist() for point in (start, end))
+    first, head, last = ((start + part * (end - start)).round().astype(int).tolist() for part in (0, 0.6, 1))
     for color, thickness in ((PAPER, 3), (INK, 1)):
-        cv2.arrowedLine(canvas, (x0, y0), (x1, y1), color, thickness, cv2.LINE_AA, tipLength=min(0.3, 10 / length))
+        cv2.line(canvas, first, last, color, thickness, cv2.LINE_AA)
+        cv2.arrowedLine(canvas, first, head, color, thickness, cv2.LINE_AA, tipLength=min(0.3, 16 / length))
 
 
 def _draw_names(
@@ -131,15 +137,15 @@ def _draw_names(
     for i in order:
         (w, h), below = cv2.getTextSize(names[i], FONT, SCALE, 1)
         w, h = w + 2 * MARGIN, h + below + MARGIN
-        x, y = (centres[i] - (w / 2, h / 2)).round().astype(int).tolist()
+        cx, cy = (centres[i] - (w / 2, h / 2)).round().astype(int).tolist()
         if boxes is None:
-            corners = [(x, y)]
+            corners = [(cx, cy)]
         else:
             x0, y0, x1, y1 = boxes[i].tolist()
-            corners = [(x0, y0), (x1 - w, y0), (x0, y1 - h), (x1 - w, y1 - h), (x, y), (x0, y0 - h), (x0, y1)]
-        around = [(x + dx * w // 2, y + dy * h) for r in range(1, 5) for dx in (0, -r, r) for dy in (r, -r, 0)]
-        for left, top in [*corners, *around]:
-            left, top = max(0, min(left, width - w)), max(0, min(top, height - h))
+            corners = [(x0, y0), (x1 - w, y0), (x0, y1 - h), (x1 - w, y1 - h), (cx, cy), (x0, y0 - h), (x0, y1)]
+        around = [(cx + dx * w // 2, cy + dy * h) for r in range(1, 5) for dx in (0, -r, r) for dy in (r, -r, 0)]
+        for x, y in [*corners, *around]:
+            left, top = max(0, min(x, width - w)), max(0, min(y, height - h))
             tag = np.array([left, top, left + w, top + h])
             if not (np.maximum(taken[:, :2], tag[:2]) < np.minimum(taken[:, 2:], tag[2:])).all(axis=1).any():
                 taken = np.vstack([taken, tag])

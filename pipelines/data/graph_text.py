@@ -11,13 +11,21 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
-from pipelines.data.graph import MAX_OBJECTS, SceneGraph, Triple, find_cycle, graphs_from_json, unknown_name
+from pipelines.data.graph import (
+    MAX_OBJECTS,
+    SceneGraph,
+    Triple,
+    each_graph,
+    find_cycle,
+    require_graph,
+    unknown_name,
+)
 from pipelines.data.listing import read_json
 from pipelines.data.scene import Schema
 from pipelines.errors import DataError
@@ -45,28 +53,42 @@ def read_graphs(given: Sequence[str], schema: Schema) -> list[tuple[str, SceneGr
     «graph-0000» by its place among those given. Raises DataError as the readers do, where a file is missing, and where
     two graphs have one name.
     """
-    graphs: dict[str, SceneGraph] = {}
+    return [(name, require_graph(graph)) for name, graph in each_given(given, schema)]
+
+
+def each_given(given: Sequence[str], schema: Schema) -> Iterator[tuple[str, SceneGraph | DataError]]:
+    """As `read_graphs`, but with the error in the place of a graph that cannot be used."""
+    named: dict[str, int] = {}
     for number, source in enumerate(given):
         for name, graph in _read(source, number, schema):
-            if name in graphs:
-                raise DataError(f"two graphs are named {name!r}", where=source, fix="rename one, or its file")
-            graphs[name] = graph
-    if not graphs:
-        raise DataError("there are no graphs", fix='give a file or a text such as "sky; road below sky"')
-    return list(graphs.items())
+            if named.setdefault(name, number) != number:
+                what, fix = f"another graph is named {name!r}", "rename one, or its file"
+                yield name, DataError(what, where=source, fix=fix)
+            else:
+                yield name, graph
+    if not named:
+        raise DataError(
+            "there are no graphs", where=", ".join(given) or None, fix='give a file, or "sky; road below sky"'
+        )
 
 
-def _read(source: str, number: int, schema: Schema) -> list[tuple[str, SceneGraph]]:
-    suffix = Path(source).suffix.lower() if "\n" not in source else ""
+def _read(source: str, number: int, schema: Schema) -> Iterator[tuple[str, SceneGraph | DataError]]:
+    path = Path(source)
+    suffix = path.suffix.lower() if "\n" not in source else ""
     if suffix == ".json":
-        path = Path(source)
-        return graphs_from_json(read_json(path), schema, source, path.stem)
+        yield from each_graph(read_json(path), schema, source, path.stem)
+        return
+    name = f"graph-{number:04d}"
+    lines = [source]
     if suffix == ".txt":
-        path = Path(source)
         lines = [line for line in _read_lines(path) if line.strip()]
-        names = [f"{path.stem}-{n:04d}" if len(lines) > 1 else path.stem for n in range(len(lines))]
-        return [(name, parse_graph(line, schema, f"{source}, {name}")) for name, line in zip(names, lines, strict=True)]
-    return [(f"graph-{number:04d}", parse_graph(source, schema))]
+        name = path.stem
+    for place, line in enumerate(lines):
+        called = f"{name}-{place:04d}" if len(lines) > 1 else name
+        try:
+            yield called, parse_graph(line, schema, f"{source}, {called}" if suffix == ".txt" else "the graph")
+        except DataError as error:
+            yield called, error
 
 
 def _read_lines(path: Path) -> list[str]:

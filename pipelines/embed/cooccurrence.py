@@ -45,7 +45,7 @@ class CooccurrenceConfig(Config):
 
     size: Size = (32, 32)
     """Height and width that every patch is resized to."""
-    widths: tuple[int, ...] = Field((64, 128, 256), min_length=1)
+    crop_widths: tuple[int, ...] = Field((64, 128, 256), min_length=1)
     """Channels of the convolutions, each of which halves the patch (published: of PasteGAN's crop encoder)."""
     dimension: int = Field(128, ge=2)
     """Numbers in a vector."""
@@ -70,8 +70,8 @@ class CooccurrenceConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if min(self.size) < 2 ** len(self.widths):
-            raise ValueError(f"{len(self.widths)} convolutions need patches of {2 ** len(self.widths)} pixels at least")
+        if min(self.size) < 2 ** len(self.crop_widths):
+            raise ValueError(f"{len(self.crop_widths)} convolutions need patches of {2 ** len(self.crop_widths)} pixels at least")
         return self
 
 
@@ -95,7 +95,7 @@ class CooccurrenceEmbedder:
         self._keys: np.ndarray | None = None
 
     def networks(self) -> dict[str, nn.Module]:
-        return {NET: build_patch_tower(self.config.size, self.config.widths, self.config.dimension)}
+        return {NET: build_patch_tower(self.config.size, self.config.crop_widths, self.config.dimension)}
 
     def towers(self, nets: Networks) -> dict[str, Tower]:
         """The tower of each view."""

@@ -39,6 +39,7 @@ from pipelines.data.sheet import fit
 from pipelines.embed.embedder import Embedder
 from pipelines.errors import ArtifactError, ConfigError, DataError
 from pipelines.metrics import histogram
+from pipelines.metrics.curves import read_metrics
 from pipelines.metrics.galleries import (
     DIRECTIONS,
     KS,
@@ -56,7 +57,7 @@ from pipelines.metrics.scores import Score
 from pipelines.progress import Progress, silent
 from pipelines.runtime import pick_device
 from pipelines.stages.embedders import open_embedder
-from pipelines.train.run import parse_reference
+from pipelines.train.run import Weights, parse_reference
 
 SHOWN = 5
 """Hits of a query that the page shows."""
@@ -243,7 +244,7 @@ def _of_pairs(reference: str) -> Embedder:
     embedder = open_finished(reference)
     if {AERIAL, GROUND} <= embedder.towers.keys():
         return embedder
-    measures = ", ".join(f"{name} {value:.4g}" for name, value in last_validation(embedder.weights.run).items())
+    measures = ", ".join(f"{name} {value:.4g}" for name, value in last_validation(embedder.weights).items())
     raise ConfigError(
         f"{embedder.label} is an embedder of kind {embedder.kind}, and only pairs of views are asked for their places",
         where=reference,
@@ -251,9 +252,10 @@ def _of_pairs(reference: str) -> Embedder:
     )
 
 
-def last_validation(run: Path) -> dict[str, float]:
-    """What a run measured of itself last, by name; nothing where it did not."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+def last_validation(weights: Weights) -> dict[str, float]:
+    """What a run measured of itself last, up to these weights, by name; nothing where it did not."""
+    log = weights.run / "metrics.jsonl"
+    lines = read_metrics(log, weights.step) if log.is_file() else []
     found = [{k.removeprefix(VALIDATION): v for k, v in line.items() if k.startswith(VALIDATION)} for line in lines]
     return next((measures for measures in reversed(found) if measures), {})
 

@@ -17,9 +17,16 @@ from pipelines.systems.base import System, Trainable
 from pipelines.systems.crossview.system import Crossview
 from pipelines.systems.oasis.system import Oasis
 from pipelines.systems.resail.system import Resail
+from pipelines.systems.retrievegan.system import Retrievegan
 from pipelines.systems.spade.system import Spade
 
-SYSTEMS: dict[str, type[System]] = {"crossview": Crossview, "oasis": Oasis, "resail": Resail, "spade": Spade}
+SYSTEMS: dict[str, type[System]] = {
+    "crossview": Crossview,
+    "oasis": Oasis,
+    "resail": Resail,
+    "retrievegan": Retrievegan,
+    "spade": Spade,
+}
 EMBEDDERS = {kind: f"embedder-{kind}" for kind in ("crossview", "pieces", "graph", "cooccurrence")}
 """The kinds of embedders, and the names of what trains them."""
 TRAINABLES: dict[str, type[Trainable]] = {

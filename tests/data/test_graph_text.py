@@ -262,7 +262,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=said) as caught:
             read_graphs([str(tmp_path / name)], SCHEMA)
         assert name in (caught.value.where or "") or name == "empty.txt"
-    with pytest.raises(DataError, match="two graphs are named 'a'"):
+    with pytest.raises(DataError, match="another graph is named 'a'"):
         read_graphs([str(tmp_path / "a.json"), str(tmp_path / "a.json")], SCHEMA)
     with pytest.raises(DataError, match="there are no graphs"):
         read_graphs([], SCHEMA)

@@ -12,6 +12,7 @@ from pipelines.errors import ArtifactError, ConfigError
 from pipelines.systems.crossview import published as crossview
 from pipelines.systems.oasis import published as oasis
 from pipelines.systems.resail import published as resail
+from pipelines.systems.retrievegan import published as retrievegan
 from pipelines.systems.spade import published as spade
 
 
@@ -294,3 +295,57 @@ def test_norms_that_are_not_supported_are_refused():
     state = keys.tensors("D", keys.spade_discriminator(6, 4, 4, 2))
     with pytest.raises(ConfigError, match="norm_D"):
         spade.load("D", state, {"semantic_nc": 3, "ndf": 4, "norm_D": "spectralbatch"})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("layers", "pooling", "said"), [(1, "avg", False), (5, "sum", True)])
+def test_sg2im_graph_convolutions(layers, pooling, said):
+    state = keys.tensors("gconv", keys.triple_convolutions(6, 8, layers))
+    config = {"input_dim": 6, "hidden_dim": 8, "num_layers": layers} | ({"pooling": pooling} if said else {})
+    network = retrievegan.load("gconv", state, config)
+    v, p = network(torch.randn(3, 6), torch.randn(4, 6), torch.tensor([[0, 1], [1, 2], [0, 2], [2, 0]]))
+    assert v.shape == (3, 6) and p.shape == (4, 6) and not network.training
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("dims", "norm", "activation", "slope"),
+    [
+        ([4, 8], "batch", "leakyrelu", 0.01),
+        ([4, 8, 6, 5], "instance", "leakyrelu-0.2", 0.2),
+        ([3, 5, 4], "batch", "relu", 0.01),
+    ],
+)
+def test_sg2im_refinement_networks(dims, norm, activation, slope):
+    state = keys.tensors("crn", keys.refinement_network(dims, norm == "batch"))
+    network = retrievegan.load("crn", state, {"crn_dims": dims, "normalization": norm, "activation": activation})
+    slopes = {m.negative_slope for m in network.modules() if isinstance(m, torch.nn.LeakyReLU)}
+    assert slopes == {slope}
+    assert network(torch.randn(2, dims[0], 16, 24)).shape == (2, 3, 16, 24)
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "said"),
+    [
+        ("crn", {"activation": "gelu"}, "activation"),
+        ("crn", {"normalization": "none"}, "batch, instance"),
+        ("crn", {"crn_dims": [4]}, "layout"),
+        ("crn", {"grid_sample_align_corners": False}, "align_corners"),
+        ("gconv", {"pooling": "max"}, "avg, sum"),
+        ("gconv", {"num_layers": 0}, "at least 1"),
+        ("mask_net", {}, "gconv, crn"),
+    ],
+)
+def test_other_networks_of_sg2im_are_refused(part, changed, said):
+    config = {"crn_dims": [4, 8], "input_dim": 6, "hidden_dim": 8, "num_layers": 1} | changed
+    with pytest.raises(ConfigError) as refused:
+        retrievegan.load(part, {}, config)
+    assert said in str(refused.value)
+
+
+def test_parts_of_sg2im_make_no_run():
+    state = keys.tensors("crn", keys.refinement_network([4, 8]))
+    with pytest.raises(ArtifactError, match="missing"):
+        retrievegan.settings("crn", {}, {"crn_dims": [4, 8]})
+    with pytest.raises(ConfigError, match="makes no run"):
+        retrievegan.settings("crn", state, {"crn_dims": [4, 8]})

@@ -1,6 +1,6 @@
 """Train everything in the table for two steps in float64: `[torchrun …] python double.py WORKSPACE OUT`.
 
-WORKSPACE holds the town, pairs, bank, index, segmenter and embedder of tests/conftest.py. In float64 rounding is so
+WORKSPACE holds the town, pairs, bank, patches, index, segmenter and embedder of tests/conftest.py. In float64 rounding is so
 small that a wrong sum over processes stands out, through Adam too.
 """
 
@@ -31,9 +31,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "segmenter deeplabv3": ("segmenter", {"arch": "deeplabv3", "min_side": 64}),
     "crossview with an encoder": ("crossview", {"encoder": "trainable", "direction": "g2a", "fakes": "fresh"}),
     "embedder of torchvision": ("embedder-crossview", {"backbone": "torchvision:resnet18", "objective": "infonce"}),
+    "embedder by hard triplets": ("embedder-cooccurrence", {"negatives": "semi_hard", "distinct": "source"}),
     "embedder with sharp steps": ("embedder-crossview", {"rho": 2.0, "objective": "semi_hard", "head": "smd"}),
 }
 """All that can be trained, and variants with a term or a network that the toy presets lack."""
+
+BANKS = {"segments": "bank", "any": "bank", "patches": "patches"}
+"""Where a bank lies, by what a plan asks for."""
 
 
 def double() -> None:
@@ -64,7 +68,7 @@ def train_case(case: str, workspace: Path, out: Path) -> None:
     data = "pairs" if needs.views else "town" if needs.dataset else None
     given = train.Given(
         workspace / data if data else None,
-        bank=workspace / "bank" if needs.bank else None,
+        bank=workspace / BANKS[needs.bank] if needs.bank else None,
         index=workspace / "index" if needs.index else None,
         frozen={role: str(workspace / trainable) for role, trainable in needs.frozen.items()},
     )

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 def trained(
     workspace: Path,
     bank: Path,
+    patches: Path,
     index: Path,
     segmenter: Path,
     embedder: Path,

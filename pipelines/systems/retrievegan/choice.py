@@ -1,4 +1,4 @@
-"""Which patches a batch is painted from: candidates out of the pre-filter or the whole bank, embedded and chosen among."""
+"""Which patches a batch is painted from: candidates of the pre-filter or of all of the bank, and the choice of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Chooser:
             return vectors
 
         pool = self.pool("source")
-        if not pool.ready and state is not None:
+        if pool.features is None and state is not None:
             pool.restore(state, device)
         return pool.refresh(embed)
 
@@ -85,11 +85,14 @@ class Chooser:
         """The pool in which pieces are excluded by their source, or by their group."""
         assert self._bank is not None
         if by not in self._pools:
-            keys = self._bank.exclusion_keys(by)
-            self._pools[by] = BankPool(self._bank.categories, keys, self.config.bank)
-            if (first := self._pools["source"]) is not self._pools[by]:
-                features = first.state()["features"]
-                self._pools[by].restore(first.state(), features.device)
+            pool = BankPool(self._bank.categories, self._bank.exclusion_keys(by), self.config.bank)
+            if by != "source":  # the same features, in the order of that pool
+                first = self.pool("source")
+                assert first.features is not None
+                of_rows = torch.empty_like(first.features)
+                of_rows[first.rows] = first.features
+                pool.restore({"features": of_rows[pool.rows], "position": torch.tensor(0)}, of_rows.device)
+            self._pools[by] = pool
         return self._pools[by]
 
     def own(self, batch: Batch) -> Tensor:

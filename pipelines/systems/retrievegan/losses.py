@@ -8,7 +8,7 @@
 | L_recon_img | `reconstruction` |
 | L_p_img, L_p_obj | `perceptual_distance` |
 | L_ac_obj | `classification` |
-| L_bbx | `box_regression` |
+| L_bbx | `box_loss` |
 
 Means over objects are those of the joined batch of all processes, whose shares differ: a process's term is such that
 the average over processes is that mean. Networks work in the space of ImageNet-normalized images; `to_imagenet` and
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipelines.embed.graph_encoder import box_loss
+from pipelines.embed.graph_encoder import box_loss as box_distances
 from pipelines.nn.losses.perceptual import MEAN, STD
 from pipelines.nn.reduce import all_reduce_sum, world_size
 
@@ -105,6 +105,6 @@ def classification(logits: Tensor, categories: Tensor) -> Tensor:
     return joined_mean(F.cross_entropy(logits.float(), categories, reduction="none"))
 
 
-def box_regression(predicted: Tensor, boxes: Tensor) -> Tensor:
+def box_loss(predicted: Tensor, boxes: Tensor) -> Tensor:
     """L_bbx: the sum over coordinates of the distance to the annotated box (O, 4), mean over objects."""
-    return joined_mean(box_loss(predicted.float(), boxes.float()))
+    return joined_mean(box_distances(predicted.float(), boxes.float()))

@@ -20,11 +20,11 @@ from pipelines.systems.retrievegan.networks import crop_boxes
 class Painted:
     """What a step made. fakes: (B, 3, H, W) each, ImageNet-normalized: from own patches, then from retrieved ones.
 
-    v: (O, D) vectors of the objects. tau: temperature of the selection. chosen: the patches retrieved, None where no
-    retrieval was made. observed: for the log.
+    boxes: (O, 4) as the graph encoder predicts them. tau: temperature of the selection. chosen: the patches retrieved,
+    None where no retrieval was made. observed: for the log.
     """
 
-    v: Tensor
+    boxes: Tensor
     tau: float
     fakes: list[Tensor]
     chosen: Chosen | None = None
@@ -64,7 +64,7 @@ def generator_terms(
         made, wanted = (crop_boxes(image, boxes, of, config.object_size) for image in (from_own, photo))
         terms["p_obj"] = losses.perceptual_distance(frozen["perceptual"], made, wanted)
     if weights.bbx:
-        terms["bbx"] = losses.box_loss(nets["E"].boxes(painted.v[real]), boxes)
+        terms["bbx"] = losses.box_loss(painted.boxes[real], boxes)
     return {name: getattr(weights, name) * term for name, term in terms.items()}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipelines.embed.graph_encoder import GraphTripleConvNet, Pooling
 from pipelines.errors import ConfigError
 from pipelines.nn.published import load_state, read_options, require, unknown_part
+from pipelines.systems.retrievegan.config import RetrieveganConfig
 from pipelines.systems.retrievegan.crn import RefinementNetwork
 from pipelines.systems.retrievegan.crops import Norm
 
@@ -68,6 +69,16 @@ def load(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> n
     if part == "crn":
         return load_state(_refinement_network(options), state)
     raise unknown_part(part, PARTS)
+
+
+def settings(part: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> RetrieveganConfig:
+    """Raises what `load` raises, and ConfigError for every part: none is a network of a run by itself."""
+    load(part, state, config)
+    raise ConfigError(
+        f"{part!r} alone makes no run",
+        where="part",
+        fix="networks of sg2im are parts of those of a run; there is no published network of RetrieveGAN to import",
+    )
 
 
 def _refinement_network(options: Options) -> RefinementNetwork:

@@ -23,7 +23,7 @@ QueryUpdate = Literal["half", "mean"]
 
 NEVER = -1e30
 """The score of what may not be chosen. Finite, so that no gradient becomes 0 * inf; after a softmax it is exactly 0."""
-TINY = 1e-12
+TINY = 1e-24
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ def retrieve(
         taken, relaxed, logarithms, best = [], [], [], []
         for t in range(int(count.max())):
             rests = (count <= t).unsqueeze(1)
-            # |f - q|^2 by a product of matrices: nothing of the size of all features is made at any step
-            d = squares - 2 * torch.bmm(flat, query.unsqueeze(2)).squeeze(2) + query.square().sum(1, keepdim=True)
-            if distance == "l2":
-                d = d.clamp(min=TINY).sqrt()
+            if distance == "l2sq":  # by a product of matrices: nothing of the size of all features is made at a step
+                d = squares - 2 * torch.bmm(flat, query.unsqueeze(2)).squeeze(2) + query.square().sum(1, keepdim=True)
+            else:  # a root magnifies what such a product rounds off; at 0 it has no gradient
+                d = (flat - query.unsqueeze(1)).square().sum(2).clamp(min=TINY).sqrt()
             hat = penalty - alpha * d.view(batch, groups, k)
             if noise is not None:
                 hat = hat + noise[:, min(t, noise.shape[1] - 1)].to(f.dtype)

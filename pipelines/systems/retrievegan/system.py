@@ -14,7 +14,7 @@ from pipelines.bank.patches import bank_graph, graph_rows, graph_sources
 from pipelines.data.augment import image_tensor
 from pipelines.data.scene import Schema
 from pipelines.embed.graph_batch import graph_tensors
-from pipelines.embed.graph_encoder import BoxPredictor, GraphEncoder, tidy_boxes
+from pipelines.embed.graph_encoder import tidy_boxes
 from pipelines.errors import ArtifactError, ConfigError
 from pipelines.index.prefilter import from_neighbors
 from pipelines.systems.base import (
@@ -31,6 +31,7 @@ from pipelines.systems.base import (
 )
 from pipelines.systems.retrievegan.choice import Chooser, Chosen
 from pipelines.systems.retrievegan.config import RetrieveganConfig, RetrieveganOptions
+from pipelines.systems.retrievegan.encoder import ObjectEncoder, Understood
 from pipelines.systems.retrievegan.examples import Photos, collate, draw_noise, draws, scenes_with_graphs
 from pipelines.systems.retrievegan.guidance import NONE, explain, served
 from pipelines.systems.retrievegan.losses import from_imagenet, to_imagenet
@@ -47,20 +48,6 @@ from pipelines.systems.retrievegan.retrieval import temperature
 COOCCURRENCE = "embedder-cooccurrence"
 DIGITS = 6
 """Of the coordinates of boxes that are written down."""
-
-
-class ObjectEncoder(nn.Module):
-    """What a graph says of its objects: a vector for each, one for each triple, and boxes."""
-
-    def __init__(self, categories: int, predicates: int, dimension: int, hidden: int, layers: int) -> None:
-        super().__init__()
-        self.graph = GraphEncoder(categories, predicates, dimension, hidden, layers)
-        self.boxes = BoxPredictor(dimension, hidden)
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """v (O, D), p (T, D) and the embeddings of the predicates p0 (T, D) of a flat batch of graphs."""
-        v, p = self.graph(batch["objects"], batch["predicates"], batch["edges"])
-        return v, p, self.graph.embed_predicates(batch["predicates"])
 
 
 class Retrievegan:
@@ -200,16 +187,16 @@ class Retrievegan:
         """The image from the objects' own patches, and once the warm-up is over that from retrieved ones."""
         c = self.config
         tau = temperature(progress, c.tau.first, c.tau.last, c.tau.share)
-        v, p, p0 = nets["E"](batch)
+        graph: Understood = nets["E"](batch)
 
         def paint(patches: Tensor | None, there: Tensor) -> Tensor:
-            return self._paint(nets, batch, (v, p, p0), batch["boxes"], patches, there)
+            return self._paint(nets, batch, graph, batch["boxes"], patches, there)
 
         if c.pieces == "none":
-            return Painted(v, tau, [paint(None, batch["own"] != NONE)], None, {})
+            return Painted(graph.boxes, tau, [paint(None, batch["own"] != NONE)], None, {})
         fakes = [paint(self._chooser.own(batch), batch["own"] != NONE)]
         if progress < c.warmup and not (c.learns_retrieval and c.weights.sel_gt):
-            return Painted(v, tau, fakes, None, {})
+            return Painted(graph.boxes, tau, fakes, None, {})
         chosen = self._chooser.choose(nets, batch, tau)
         if progress >= c.warmup:
             fakes.append(paint(chosen.pixels, chosen.rows != NONE))
@@ -217,13 +204,13 @@ class Retrievegan:
         observed = {"without_candidates": without.float().sum(1).mean()}
         if chosen.candidates is not None:
             observed |= {"tau": torch.tensor(tau), **chosen.candidates.observed}
-        return Painted(v, tau, fakes, chosen, observed)
+        return Painted(graph.boxes, tau, fakes, chosen, observed)
 
     def _paint(
         self,
         nets: Networks,
         batch: Batch,
-        graph: tuple[Tensor, Tensor, Tensor],
+        graph: Understood,
         boxes: Tensor,
         patches: Tensor | None,
         there: Tensor,
@@ -238,8 +225,7 @@ class Retrievegan:
         if patches is not None:
             normalized = torch.where(there[..., None, None, None], to_imagenet(patches), 0.0)
             crops[batch["real"]] = normalized[batch["counted"]]
-        v, p, p0 = graph
-        image: Tensor = nets["G"](v, p, p0, batch["edges"], batch["obj_to_img"], boxes, crops)
+        image: Tensor = nets["G"](graph.v, graph.p, graph.p0, batch["edges"], batch["obj_to_img"], boxes, crops)
         return image
 
     def preview(self, nets: Networks, frozen: Frozen, batch: Batch) -> dict[str, Tensor]:
@@ -274,16 +260,16 @@ class Retrievegan:
         return request | draws(c, bank, graph.categories, candidates, excluded, rng)
 
     def synthesize(self, nets: Networks, frozen: Frozen, batch: Batch, options: RetrieveganOptions) -> Synthesis:
-        v, p, p0 = nets["E"](batch)
+        graph: Understood = nets["E"](batch)
         boxes = batch["boxes"]
         if options.boxes == "predicted":
-            boxes = torch.where(batch["real"].unsqueeze(1), nets["E"].boxes(v).float(), boxes)
+            boxes = torch.where(batch["real"].unsqueeze(1), graph.boxes.float(), boxes)
         boxes = tidy_boxes(boxes, min(self.config.size))
         if self.config.pieces == "none":
-            image = self._paint(nets, batch, (v, p, p0), boxes, None, batch["counted"])
+            image = self._paint(nets, batch, graph, boxes, None, batch["counted"])
             return Synthesis(from_imagenet(image), graphs=self._told(batch, boxes, options, None))
         chosen = self._chooser.choose(nets, batch, self.config.tau.last, noisy=options.noise)
-        image = self._paint(nets, batch, (v, p, p0), boxes, chosen.pixels, chosen.rows != NONE)
+        image = self._paint(nets, batch, graph, boxes, chosen.pixels, chosen.rows != NONE)
         explained = self._explain(batch, boxes, chosen)
         canvas = torch.stack([image_tensor(guidance.image) for guidance, _ in explained]).to(image.device)
         records = [provenance for _, provenance in explained]
