@@ -84,6 +84,50 @@ def index(workspace: Path, bank: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def patches(workspace: Path, town: Path) -> Path:
+    """The objects of the 12 scenes, of which graphs of at most 8 are made."""
+    from pipelines.config import Layer, resolve
+    from pipelines.stages import build_bank
+
+    graph = {"min_area": 0.01, "max_objects": 8, "overflow": "sample"}
+    config = resolve(build_bank.BuildBank, [Layer("patches", {"kind": "patches", "patch": 16, "graph": graph})])
+    return build_bank.run(config, data=town, out=workspace / "patches").path
+
+
+@pytest.fixture(scope="session")
+def graph_embedder(workspace: Path, patches: Path) -> Path:
+    """A finished run that knows graph features."""
+    return _train_on_patches("graph", patches, workspace)
+
+
+@pytest.fixture(scope="session")
+def cooccurrence(workspace: Path, patches: Path) -> Path:
+    """A finished run that RetrieveGAN may train with."""
+    return _train_on_patches("cooccurrence", patches, workspace)
+
+
+@pytest.fixture(scope="session")
+def patch_index(workspace: Path, patches: Path, graph_embedder: Path) -> Path:
+    """The graph features of the patches; neighbors come from another image."""
+    from pipelines.stages import train_embedding_index
+
+    config = train_embedding_index.TrainEmbeddingIndex()
+    out = workspace / "patch-index"
+    return train_embedding_index.run(config, bank=patches, embedder=str(graph_embedder), out=out, device="cpu").path
+
+
+def _train_on_patches(kind: str, patches: Path, workspace: Path) -> Path:
+    from pipelines.config import Layer, resolve
+    from pipelines.stages import train
+    from pipelines.systems.table import EMBEDDERS, preset_layer
+
+    name = EMBEDDERS[kind]
+    tiny = {"train": {"steps": 2, "batch": 4}, "log": {"workers": 0}}
+    config = resolve(train.config_of(name), [preset_layer(name, "toy"), Layer("tiny", tiny)])
+    return train.run(name, config, train.Given(bank=patches), workspace / name, device="cpu").path
+
+
+@pytest.fixture(scope="session")
 def segmenter(workspace: Path, town: Path) -> Path:
     """A finished run that RESAIL may train with."""
     return _train_segmenter("unet", town, workspace / "segmenter")

@@ -4,8 +4,8 @@ A line, as written by `output_record`:
 
     name        of the output: images/NAME.png; its index image is provenance/NAME.png
     size        [h, w] in pixels
-    retrieval   how the pieces were found: «shape», «random», «none» (no guidance), «oracle» (not from the bank: the
-                layout's own photo was the guidance, so there are no pieces)
+    retrieval   how the pieces were found: «shape», «retrieved» (chosen by a network), «random», «none» (no guidance),
+                «oracle» (not from the bank: the layout's own photo was the guidance, so there are no pieces)
     covered     share of the pixels that pieces of the bank fed; the rest had a blank guidance
     sources     what one needs for an attribution: the images of the bank that fed at least one pixel, most first, each
                 with source, licence, pixels, share (of the output's pixels), pieces, categories

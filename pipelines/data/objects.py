@@ -46,7 +46,7 @@ def scene_objects(scene: Scene, schema: Schema, min_area: float) -> list[GraphOb
     16 x 16 cells, as in sg2im), or that of the box where it has none or the scene has no maps. Raises DataError where
     the size of the scene is unknown or a category is outside the schema.
     """
-    height, width = _size(scene)
+    height, width = size_of(scene)
     objects = []
     for ordinal, found in enumerate(_found(scene)):
         if not 0 <= found.category < len(schema.classes):
@@ -63,7 +63,8 @@ def scene_objects(scene: Scene, schema: Schema, min_area: float) -> list[GraphOb
     return objects
 
 
-def _size(scene: Scene) -> tuple[int, int]:
+def size_of(scene: Scene) -> tuple[int, int]:
+    """Height and width of a scene. Raises DataError where it has neither a picture nor annotations that tell."""
     for layer in (scene.image, scene.labels, scene.instances):
         if layer is not None:
             return layer.shape[0], layer.shape[1]

@@ -70,8 +70,9 @@ class CooccurrenceConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if min(self.size) < 2 ** len(self.crop_widths):
-            raise ValueError(f"{len(self.crop_widths)} convolutions need patches of {2 ** len(self.crop_widths)} pixels at least")
+        least = 2 ** len(self.crop_widths)
+        if min(self.size) < least:
+            raise ValueError(f"{len(self.crop_widths)} convolutions need patches of {least} pixels at least")
         return self
 
 

@@ -20,7 +20,7 @@ from pipelines.data.graph import GraphSettings, SceneGraph, graph_to_json, make_
 from pipelines.data.graph_picture import draw_graph
 from pipelines.data.graph_text import each_given, read_graphs
 from pipelines.data.listing import Fault
-from pipelines.data.objects import scene_objects
+from pipelines.data.objects import scene_objects, size_of
 from pipelines.data.open import open_dataset
 from pipelines.data.scene import SceneRecord, Schema
 from pipelines.data.sheet import grid
@@ -41,16 +41,19 @@ class GraphsConfig(Config):
     """Which objects count, how many make a graph, and how they are related."""
 
 
+Paper = tuple[tuple[int, int], np.ndarray | None]
+
+
 @dataclass(frozen=True)
 class Graphs:
-    """Graphs with their names. photo: the photo of a graph by its place, None where there is none.
+    """Graphs with their names. paper: by the place of a graph the size (h, w) of its picture, and its photo if any.
 
     settings: how they were made, None for words and files. left_out: scenes that make no graph under them.
     """
 
     schema: Schema
     graphs: Sequence[tuple[str, SceneGraph]]
-    photo: Callable[[int], np.ndarray | None]
+    paper: Callable[[int], Paper]
     settings: GraphSettings | None = None
     left_out: int = 0
 
@@ -90,7 +93,7 @@ class GraphReport:
         return {**asdict(self), "valid": self.valid, "faults": faults}
 
 
-def words_of(path: Path, format: str | None = None) -> Schema:
+def vocabulary(path: Path, format: str | None = None) -> Schema:
     """The classes and predicates that graphs may use with a run, a bank or a dataset; the geometric six where it has
     no predicates of its own."""
     return with_predicates(schema_of(path, format))
@@ -98,7 +101,7 @@ def words_of(path: Path, format: str | None = None) -> Schema:
 
 def of_words(given: Sequence[str], schema: Schema) -> Graphs:
     """Graphs out of texts and files, see `read_graphs`."""
-    return Graphs(schema, read_graphs(given, schema), lambda place: None)
+    return Graphs(schema, read_graphs(given, schema), lambda place: ((PICTURE_SIDE, PICTURE_SIDE), None))
 
 
 def scenes_of(path: Path, split: str | None, scenes: Sequence[str], format: str | None) -> list[str]:
@@ -126,7 +129,7 @@ def of_data(
     ConfigError where two would have one name.
     """
     wanted = scenes_of(path, split, scenes, format)
-    made, photos = _of_bank(path) if (path / MANIFEST).is_file() else _of_dataset(path, config.graph, split, format)
+    made, paper_of = _of_bank(path) if (path / MANIFEST).is_file() else _of_dataset(path, config.graph, split, format)
     schema, settings, graph_of = made
     graphs: list[tuple[str, SceneGraph]] = []
     kept: list[str] = []
@@ -143,14 +146,14 @@ def of_data(
     name, count = Counter(name for name, _ in graphs).most_common(1)[0]
     if count > 1:
         raise ConfigError(f"two scenes are named {name!r}", where=path, fix="choose one split with --split")
-    return Graphs(schema, graphs, lambda place: photos(kept[place]), settings, len(wanted) - len(graphs))
+    return Graphs(schema, graphs, lambda place: paper_of(kept[place]), settings, len(wanted) - len(graphs))
 
 
 _Made = tuple[Schema, GraphSettings, Callable[[str], SceneGraph | None]]
-_Photos = Callable[[str], np.ndarray | None]
+_Papers = Callable[[str], Paper]
 
 
-def _of_dataset(path: Path, settings: GraphSettings, split: str | None, format: str | None) -> tuple[_Made, _Photos]:
+def _of_dataset(path: Path, settings: GraphSettings, split: str | None, format: str | None) -> tuple[_Made, _Papers]:
     dataset = open_dataset(path, format)
     schema = with_predicates(dataset.schema, settings)
     records: dict[str, SceneRecord] = {record.id: record for record in dataset.records(split)}
@@ -160,10 +163,14 @@ def _of_dataset(path: Path, settings: GraphSettings, split: str | None, format: 
         objects = scene_objects(dataset.read(record), schema, settings.min_area)
         return make_graph(objects, record.relations, settings, scene_rng(scene))
 
-    return (schema, settings, graph_of), lambda scene: dataset.read(records[scene]).image
+    def paper_of(scene: str) -> Paper:
+        read = dataset.read(records[scene])
+        return size_of(read), read.image
+
+    return (schema, settings, graph_of), paper_of
 
 
-def _of_bank(path: Path) -> tuple[_Made, _Photos]:
+def _of_bank(path: Path) -> tuple[_Made, _Papers]:
     bank = Bank.open(path)
     settings = graph_settings(bank)
     making = set(graph_sources(bank))
@@ -171,7 +178,11 @@ def _of_bank(path: Path) -> tuple[_Made, _Photos]:
     def graph_of(scene: str) -> SceneGraph | None:
         return bank_graph(bank, scene, scene_rng(scene)) if scene in making else None
 
-    return (with_predicates(bank.schema, settings), settings, graph_of), lambda scene: None
+    def paper_of(scene: str) -> Paper:
+        source = bank.source_of(int(bank.rows_of_source(scene)[0]))
+        return (source.height, source.width), None
+
+    return (with_predicates(bank.schema, settings), settings, graph_of), paper_of
 
 
 def to_text(graphs: Graphs) -> str:
@@ -197,9 +208,7 @@ def write_picture(graphs: Graphs, path: Path) -> None:
 
 def _pictures(graphs: Graphs, most: int) -> Iterator[np.ndarray]:
     for place, (_, graph) in enumerate(graphs.graphs[:most]):
-        photo = graphs.photo(place)
-        size = (PICTURE_SIDE, PICTURE_SIDE) if photo is None else (photo.shape[0], photo.shape[1])
-        yield draw_graph(graph, graphs.schema, size, photo)
+        yield draw_graph(graph, graphs.schema, *graphs.paper(place))
 
 
 def check(given: Sequence[str], schema: Schema, limit: int = 10) -> GraphReport:

@@ -372,7 +372,8 @@ def _write(
         if synthesis.provenance is not None:
             index, pieces = synthesis.provenance[k]
             entry["provenance"] = write("provenance", index)
-            record = output_record(name, getattr(opened.options, "retrieval", "shape"), index, pieces)
+            way = opened.loaded.config.pieces if opened.subject == "graph" else getattr(opened.options, "retrieval", "shape")
+            record = output_record(name, way, index, pieces)
             if config.pictures and pieces:
                 entry["attribution"] = f"attribution/{name}.jpg"
                 write_picture(folder / entry["attribution"], attribution_picture(guidance, image, index, record))

@@ -1,4 +1,4 @@
-"""rgs data toy|check|palette|split: a dataset to start from, and validation of one's own."""
+"""rgs data toy|check|graph|palette|split: a dataset to start from, and validation of one's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rgs_cli import console
+from rgs_cli.commands.graph import SchemaOf, check_graphs, graph
 from rgs_cli.options import DryRun, Format, Jobs, Json, Out, parse_size
 
 if TYPE_CHECKING:
@@ -105,17 +106,28 @@ def toy(
 
 @app.command("check")
 def check(
-    dataset: Dataset,
+    dataset: Annotated[
+        Path, typer.Argument(metavar="DATASET|GRAPHS", help="A dataset, or a file of graphs.", show_default=False)
+    ],
+    schema: SchemaOf = None,
     format_: Format = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many faults to name.")] = 10,
     json: Json = False,
 ) -> None:
     """Read every file of a dataset, count its classes or pairs, and name what is wrong. Exit code 3 when anything is.
 
-    Example: rgs data check photos
+    A file of scene graphs (.json, .txt) is read against the classes and relations of --schema.
+
+    Examples: rgs data check photos; rgs data check graphs.json --schema banks/p
     """
     from pipelines.data.check import check_dataset
+    from pipelines.errors import ConfigError
 
+    if dataset.suffix in (".json", ".txt") and not dataset.is_dir():
+        check_graphs(dataset, schema, format_, limit, json)
+        return
+    if schema is not None:
+        raise ConfigError("a dataset has its own classes", where="--schema", fix="leave it out")
     with console.progress() as progress:
         report = check_dataset(dataset, format_, limit, lambda done, total: progress("scenes", done, total))
     if json:
@@ -126,6 +138,9 @@ def check(
             console.emit(dataset)
     if not report.valid:
         raise typer.Exit(3)
+
+
+app.command("graph")(graph)
 
 
 @app.command("palette")

@@ -30,6 +30,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "spade with an encoder": ("spade", {"vae": True, "fakes": "fresh", "scales": 2}),
     "segmenter deeplabv3": ("segmenter", {"arch": "deeplabv3", "min_side": 64}),
     "crossview with an encoder": ("crossview", {"encoder": "trainable", "direction": "g2a", "fakes": "fresh"}),
+    "retrievegan over the bank": ("retrievegan", {"pool": "bank", "fakes": "fresh", "norm": "batch", "warmup": 0.5}),
+    "retrievegan without patches": ("retrievegan", {"pieces": "none"}),
     "embedder of torchvision": ("embedder-crossview", {"backbone": "torchvision:resnet18", "objective": "infonce"}),
     "embedder by hard triplets": ("embedder-cooccurrence", {"negatives": "semi_hard", "distinct": "source"}),
     "embedder with sharp steps": ("embedder-crossview", {"rho": 2.0, "objective": "semi_hard", "head": "smd"}),

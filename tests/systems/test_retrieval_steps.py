@@ -379,7 +379,7 @@ def test_the_soft_selection_has_the_gradient_of_its_value_and_the_hard_one_the_s
     # at a single step the straight-through gradient is that of the soft selection
     gradients = []
     for hard in (True, False):
-        alone = retrieve(features[:, :1], present[:, :1], query, noise, tau=0.8, alpha=1.0, hard=hard)
+        alone = retrieve(features[:, :1], present[:, :1], query, noise[:, :, :1], tau=0.8, alpha=1.0, hard=hard)
         value = alone.weights @ torch.tensor([1.0, 2.0], dtype=torch.float64)
         gradients.append(torch.autograd.grad(value.sum() + alone.total[:, :, 0].sum(), features)[0])
     torch.testing.assert_close(*gradients)
