@@ -65,17 +65,6 @@ def bank(workspace: Path, town: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def patches(workspace: Path, town: Path) -> Path:
-    """The objects of the 12 scenes as a bank of patches of 16 x 16 pixels."""
-    from pipelines.data.graph import GraphSettings
-    from pipelines.stages import build_bank
-
-    settings = GraphSettings(min_area=0.002, overflow="sample")
-    config = build_bank.BuildBank(kind="patches", patch=16, graph=settings)
-    return build_bank.run(config, data=town, out=workspace / "patches").path
-
-
-@pytest.fixture(scope="session")
 def index(workspace: Path, bank: Path) -> Path:
     """The shapes of the bank; neighbors come from another image."""
     from pipelines.stages import train_index

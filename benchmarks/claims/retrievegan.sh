@@ -6,13 +6,13 @@
 #   benchmarks/claims/retrievegan.sh ../photos/cmp_facades         all rows on photos with labels or boxes
 #   benchmarks/claims/retrievegan.sh --smoke                       every row for two steps
 #
-# SCENES (4000) and UNSEEN (400) set the town; G_STEPS (1000), E_STEPS (2000), C_STEPS (1500) and J_STEPS (1000) the budgets of
+# SCENES (4000) and UNSEEN (400) set the town; G_STEPS (600), E_STEPS (2000), C_STEPS (1500) and J_STEPS (1000) the budgets of
 # generators, graph embedder, co-occurrence embedders and judges; OUT (out/claims) the folder, ARGS further options of every
 # training. The generators train without the two perceptual losses, whose weights are not everywhere to be had.
 # Stop it and start it again as you like: what is finished stays, and a training goes on where it was. Then
 #   python benchmarks/claims/retrievegan_table.py out/claims/retrievegan     merges the reports and writes the tables
 set -euo pipefail
-scenes="${SCENES:-4000}" unseen="${UNSEEN:-400}" g_steps="${G_STEPS:-1000}" e_steps="${E_STEPS:-2000}"
+scenes="${SCENES:-4000}" unseen="${UNSEEN:-400}" g_steps="${G_STEPS:-600}" e_steps="${E_STEPS:-2000}"
 c_steps="${C_STEPS:-1500}" j_steps="${J_STEPS:-1000}" batch=8 e_batch=32 c_batch=64 num=2
 out="${OUT:-out/claims}" extra=(${ARGS:-}) preset=small few=()
 if [ "${1:-}" = --smoke ]; then

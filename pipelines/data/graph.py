@@ -16,7 +16,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -41,6 +41,7 @@ MAX_OBJECTS = 10_000
 MAX_RELATIONS = 100_000
 """A graph with more than this is taken for a mistake."""
 
+EXAMPLE = 'write for instance [0, "above", 1]'
 KEYS = ("objects", "relationships", "boxes", "name")
 NAME = re.compile(r"[^\x00-\x1f/\\\ud800-\udfff.][^\x00-\x1f/\\\ud800-\udfff]*")
 NAME_BYTES = 200
@@ -285,38 +286,41 @@ def _categories(objects: Any, schema: Schema) -> np.ndarray:
 
 
 def _relations(relations: Any, objects: Sequence[str], schema: Schema) -> tuple[Triple, ...]:
-    example = 'write for instance [0, "above", 1]'
     if not isinstance(relations, list):
-        raise _Wrong(f"its relationships are {_shown(relations)}", f"give a list; {example}")
+        raise _Wrong(f"its relationships are {_shown(relations)}", f"give a list; {EXAMPLE}")
     if len(relations) > MAX_RELATIONS:
         raise _Wrong(f"it has {len(relations)} relations, more than {MAX_RELATIONS}", "make it smaller")
     index_of = {name: index for index, name in enumerate(schema.relations)}
-    last = len(objects) - 1
     triples = []
     for number, triple in enumerate(relations):
-        told = f"relation {number} ({_shown(triple)})"
-        if not isinstance(triple, list) or len(triple) != 3:
-            raise _Wrong(f"{told} is not subject, predicate and object", example)
-        subject, predicate, target = triple
-        for role, end in (("subject", subject), ("object", target)):
-            if isinstance(end, bool) or not isinstance(end, int) or not 0 <= end <= last:
-                what = f"{told}: its {role} {_shown(end)} is not among the objects 0 to {last}"
-                raise _Wrong(what, "name an object by its place")
-        if predicate == IN_IMAGE:
-            raise _Wrong(f"{told}: every object is in the image", "leave it out")
-        if not isinstance(predicate, str) or predicate not in index_of:
-            what, fix = unknown_name("predicate", str(predicate), schema.relations)
-            raise _Wrong(f"{told}: {what}", fix)
-        if subject == target:
-            raise _Wrong(f"{told} relates object {subject} ({objects[subject]}) to itself", "relate two objects")
-        triples.append((subject, index_of[predicate], target))
+        try:
+            triples.append(_triple(triple, objects, index_of))
+        except _Wrong as wrong:
+            raise _Wrong(f"relation {number} ({_shown(triple)}) {wrong.what}", wrong.fix) from None
     if circle := find_cycle(triples, schema.relations):
         told = ", ".join(_shown(relations[position]) for position in circle[:5])
-        names = ", ".join(
-            f"{end} ({objects[end]})" for end in sorted({triples[k][i] for k in circle for i in (0, 2)})[:5]
-        )
+        ends = sorted({triples[position][i] for position in circle for i in (0, 2)})
+        names = ", ".join(f"{end} ({objects[end]})" for end in ends[:5])
         raise _Wrong(f"objects {names} are inside each other in a circle: {told}", "take one of the relations out")
     return tuple(triples)
+
+
+def _triple(triple: Any, objects: Sequence[str], index_of: Mapping[str, int]) -> Triple:
+    if not isinstance(triple, list) or len(triple) != 3:
+        raise _Wrong("is not subject, predicate and object", EXAMPLE)
+    subject, predicate, target = triple
+    for role, end in (("subject", subject), ("object", target)):
+        if isinstance(end, bool) or not isinstance(end, int) or not 0 <= end < len(objects):
+            what = f"names the {role} {_shown(end)}, which is not among the objects 0 to {len(objects) - 1}"
+            raise _Wrong(what, "name an object by its place")
+    if predicate == IN_IMAGE:
+        raise _Wrong("says what holds of every object", "leave it out")
+    if not isinstance(predicate, str) or predicate not in index_of:
+        what, fix = unknown_name("predicate", str(predicate), list(index_of))
+        raise _Wrong(f"cannot be: {what}", fix)
+    if subject == target:
+        raise _Wrong(f"relates object {subject} ({objects[subject]}) to itself", "relate two objects")
+    return subject, index_of[predicate], target
 
 
 def _boxes(boxes: Any, objects: Sequence[str]) -> np.ndarray:

@@ -14,6 +14,8 @@ from pipelines.data.scene import Schema
 
 LEAST_SIDE = 384
 """Smaller pictures are drawn larger by a whole factor until their longer side has this, so that names can be read."""
+MOST_DRAWN = 1000
+"""Of more relations the first have arrows; of more boxes none is tinted."""
 MOST_SOLVED = 500
 """Nodes of larger graphs stand on a circle instead of where their relations want them."""
 
@@ -59,7 +61,7 @@ def draw_graph(graph: SceneGraph, schema: Schema, size: tuple[int, int], image: 
         boxes = (graph.boxes.clip(0, 1) * (width, height, width, height)).round().astype(int)
         centres = (boxes[:, :2] + boxes[:, 2:]) / 2
         _draw_boxes(canvas, boxes, colors, 0.15 if image is not None else 0.3)
-    for s, _, o in dict.fromkeys((s, 0, o) for s, _, o in graph.relations):
+    for s, o in list(dict.fromkeys((s, o) for s, _, o in graph.relations))[:MOST_DRAWN]:
         _draw_arrow(canvas, centres[s], centres[o])
     _draw_names(canvas, names, colors, centres, boxes)
     told = [f"{names[s]} {schema.relations[p]} {names[o]}" for s, p, o in graph.relations]
@@ -105,7 +107,8 @@ def _draw_boxes(canvas: np.ndarray, boxes: np.ndarray, colors: list[tuple[int, i
         x0, y0, x1, y1 = boxes[i].tolist()
         x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
         inside = canvas[y0 : y1 + 1, x0 : x1 + 1]
-        inside[:] = (inside * (1 - opacity) + np.array(colors[i]) * opacity).astype(np.uint8)
+        if inside.size and len(boxes) <= MOST_DRAWN:
+            cv2.addWeighted(inside, 1 - opacity, np.full_like(inside, colors[i]), opacity, 0, dst=inside)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), INK, 3)
         cv2.rectangle(canvas, (x0, y0), (x1, y1), colors[i], 1)
 
@@ -133,7 +136,7 @@ def _draw_names(
     order = range(len(names))
     if boxes is not None:
         order = np.argsort((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), kind="stable").tolist()
-    taken = np.zeros((0, 4), dtype=int)
+    taken = np.zeros((height, width), dtype=bool)
     for i in order:
         (w, h), below = cv2.getTextSize(names[i], FONT, SCALE, 1)
         w, h = w + 2 * MARGIN, h + below + MARGIN
@@ -146,9 +149,9 @@ def _draw_names(
         around = [(cx + dx * w // 2, cy + dy * h) for r in range(1, 5) for dx in (0, -r, r) for dy in (r, -r, 0)]
         for x, y in [*corners, *around]:
             left, top = max(0, min(x, width - w)), max(0, min(y, height - h))
-            tag = np.array([left, top, left + w, top + h])
-            if not (np.maximum(taken[:, :2], tag[:2]) < np.minimum(taken[:, 2:], tag[2:])).all(axis=1).any():
-                taken = np.vstack([taken, tag])
+            tag = taken[top : top + h, left : left + w]
+            if not tag.any():
+                tag[:] = True
                 _draw_tag(canvas, names[i], colors[i], (left, top, left + w - 1, top + h - 1), below)
                 break
 

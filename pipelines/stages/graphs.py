@@ -89,8 +89,13 @@ class GraphReport:
         return self.total_faults == 0
 
     def to_json(self) -> dict[str, Any]:
-        faults = [{**asdict(fault), "file": str(fault.file)} for fault in self.faults]
-        return {**asdict(self), "valid": self.valid, "faults": faults}
+        return {
+            **{name: value for name, value in vars(self).items() if not isinstance(value, Counter)},
+            "classes": dict(self.classes),
+            "predicates": dict(self.predicates),
+            "valid": self.valid,
+            "faults": [{**asdict(fault), "file": str(fault.file)} for fault in self.faults],
+        }
 
 
 def vocabulary(path: Path, format: str | None = None) -> Schema:

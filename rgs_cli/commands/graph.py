@@ -48,7 +48,7 @@ def graph(
 
     Graphs are written as a JSON list of {"name", "objects", "relationships", "boxes"}; docs/graphs.md has all of it.
 
-    Examples: rgs data graph "sky; road below sky; car inside road" --schema banks/p --picture street.png; rgs data
+    Examples: rgs data graph "car left of tree" --schema banks/p --picture street.png; rgs data
     graph --data photos --split val --set graph.min_area=0.002 --set graph.overflow=sample -o graphs.json
     """
     from pipelines.artifact import require_free

@@ -58,7 +58,7 @@ def make_classifier(
 def train_companion(out: Path, bank: Path, half: str | None, seed: int = 0) -> Path:
     """A co-occurrence embedder after one step."""
     tiny: dict[str, Any] = {
-        "model": {"size": [8, 8], "widths": [8], "dimension": 8, "half": half, "holdout": 0, "distinct": "source"},
+        "model": {"size": [8, 8], "crop_widths": [8], "dimension": 8, "half": half, "holdout": 0, "distinct": "source"},
         "train": {"steps": 1, "batch": 2, "seed": seed},
         "log": {"workers": 0},
     }

@@ -24,6 +24,7 @@ class MadeEmbedder:
     sha256: str = "ab" * 32
     gate: str = "none"
     metric: str = "cosine"
+    kind: str = "pieces"
     dimension: int = DIMENSION
     label: str = "made"
     step: int = 3
@@ -48,7 +49,7 @@ class MadeEmbedder:
         """Be the embedder that every reference opens."""
 
         def vectors(
-            bank: Bank, embedder: MadeEmbedder, rows: np.ndarray, workers: int, device: Any
+            bank: Bank, embedder: MadeEmbedder, rows: np.ndarray, batch: int, workers: int, device: Any
         ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             for first in range(0, len(rows), 7):
                 part = rows[first : first + 7]

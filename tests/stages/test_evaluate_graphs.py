@@ -28,7 +28,7 @@ from tests.stages.graphs import (
     painted,
     train_companion,
 )
-from tests.stages.test_evaluate import make_judge, make_samples
+from tests.stages.test_evaluate import make_samples
 
 
 @pytest.fixture(scope="module")
@@ -138,26 +138,23 @@ def test_bounds_are_asked_for_their_objects_alone(tmp_path: Path, bank: Bank, co
 # ---- what needs a label map -----------------------------------------------------------------------------------------
 
 
-def test_what_needs_a_label_map_is_not_computed(tmp_path: Path, bank: Bank) -> None:
-    samples = make_graph_samples(tmp_path / "samples", bank)
-    photos = make_photos(tmp_path / "photos", bank)
-    given: dict[str, Any] = {"reference": photos, "judge": make_judge(tmp_path / "judge", schema=bank.schema)}
-    with pytest.MonkeyPatch.context() as patched:
-        from tests.stages.test_evaluate import ColorJudge
-
-        patched.setattr("pipelines.segment.segmenter.build_network", lambda config, classes: ColorJudge(bank.schema))
-        given["judge"] = make_judge(tmp_path / "judge2", schema=bank.schema)
-        artifact = evaluated(tmp_path, samples, **given)
-        for metric in ("miou", "accuracy"):
-            assert "scene graphs, which have no label maps" in missing_of(artifact)[metric]
-            with pytest.raises(ConfigError, match="no label maps"):
-                evaluated(tmp_path, samples, metric, config=Evaluate(metrics=(metric,)), **given)  # type: ignore[arg-type]
-        found = scores_of(artifact)
-        assert found["frechet[segmenter:judge2]"]["value"] == pytest.approx(0, abs=1e-6)
-        assert "psnr" not in found and "psnr" not in missing_of(artifact)  # a graph does not say what a pixel shows
-        asked = evaluated(tmp_path, samples, "psnr", config=Evaluate(metrics=("psnr",)), **given)
-        assert scores_of(asked)["psnr"]["value"] == 100
-        assert "<h2>Classes</h2>" not in (artifact.path / "report.html").read_text()
+def test_what_needs_a_label_map_is_not_computed(
+    tmp_path: Path, bank: Bank, judge: Path, companions: dict[str, Path]
+) -> None:
+    samples = make_graph_samples(tmp_path / "samples", bank, variants=2)
+    given: dict[str, Any] = {"reference": make_photos(tmp_path / "photos", bank), "judge": judge}
+    artifact = evaluated(tmp_path, samples, **given)
+    for metric in ("miou", "accuracy"):
+        assert "scene graphs, which have no label maps" in missing_of(artifact)[metric]
+        with pytest.raises(ConfigError, match="no label maps"):
+            evaluated(tmp_path, samples, metric, config=Evaluate(metrics=(metric,)), **given)  # type: ignore[arg-type]
+    found = scores_of(artifact)
+    assert found["frechet[segmenter:judge]"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["diversity[segmenter:judge]"]["value"] == pytest.approx(0, abs=1e-6)
+    assert "psnr" not in found and "psnr" not in missing_of(artifact)  # a graph does not say what a pixel shows
+    asked = evaluated(tmp_path, samples, "psnr", config=Evaluate(metrics=("psnr",)), **given)
+    assert scores_of(asked)["psnr"]["value"] == 100
+    assert "<h2>Classes</h2>" not in (artifact.path / "report.html").read_text()
 
 
 # ---- patches --------------------------------------------------------------------------------------------------------
@@ -254,14 +251,14 @@ def test_a_classifier_that_helped_to_train_is_refused(tmp_path: Path, bank: Bank
     assert report_of(marked)["objects"]["own"]
 
 
-def test_an_unfinished_or_other_classifier_is_refused(tmp_path: Path, bank: Bank) -> None:
+def test_an_unfinished_or_other_classifier_is_refused(tmp_path: Path, bank: Bank, judge: Path) -> None:
     samples = make_graph_samples(tmp_path / "samples", bank)
     running = make_classifier(tmp_path / "c", bank.schema, status="training")
     with pytest.raises(ArtifactError, match="the classifier is not finished"):
         evaluated(tmp_path, samples, classifier=str(running))
     assert scores_of(evaluated(tmp_path, samples, "x", classifier=f"{running}@7"))
     with pytest.raises(ArtifactError, match="not of classifier"):
-        evaluated(tmp_path, samples, classifier=str(make_judge(tmp_path / "judge")))
+        evaluated(tmp_path, samples, classifier=str(judge))
 
 
 def generator(out: Path, teacher: Path) -> tuple[Path, dict[str, str]]:
@@ -365,16 +362,14 @@ def test_a_patch_that_the_bank_does_not_have_is_refused(
         evaluated(tmp_path, samples, cooccurrence=str(companions["second"]))
 
 
-def test_networks_of_graphs_are_for_graphs(tmp_path: Path, bank: Bank, companions: dict[str, Path]) -> None:
+def test_networks_of_graphs_are_for_graphs(tmp_path: Path, bank: Bank, embedder: Path) -> None:
     samples = make_samples(tmp_path / "samples")
     for given in ({"classifier": str(make_classifier(tmp_path / "c", bank.schema))}, {"cooccurrence": "runs/f"}):
         with pytest.raises(ConfigError, match="measures images of scene graphs"):
             evaluated(tmp_path, samples, **given)
     made = make_graph_samples(tmp_path / "graphs", bank)
-    with pytest.raises(ConfigError, match="not of co-occurrence"):
-        from tests.stages.test_evaluate_graphs_pieces import pieces
-
-        evaluated(tmp_path, made, cooccurrence=str(pieces(tmp_path / "p", bank.path)))
+    with pytest.raises(ConfigError, match="is of crossview, not of co-occurrence"):
+        evaluated(tmp_path, made, cooccurrence=str(embedder))
 
 
 # ---- side by side ---------------------------------------------------------------------------------------------------
@@ -396,5 +391,5 @@ def test_two_reports_stand_side_by_side(tmp_path: Path, bank: Bank, companions: 
     for name in ("object_accuracy[classifier:c]", "box_iou", "relations", "compatibility[cooccurrence:f-second]"):
         entry = rows[name]["entries"][1]
         assert entry is not None and entry["difference_interval"] is not None and "paired" in entry["note"], name
-    assert rows["box_iou"]["entries"][1]["difference"] == pytest.approx(-2 / 3)
+    assert rows["box_iou"]["entries"][1]["difference"] == pytest.approx(-2 / 3, abs=1e-5)
     assert ">graph</th>" in (both.path / "report.html").read_text()

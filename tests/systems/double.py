@@ -1,7 +1,7 @@
 """Train everything in the table for two steps in float64: `[torchrun …] python double.py WORKSPACE OUT`.
 
-WORKSPACE holds the town, pairs, bank, patches, index, segmenter and embedder of tests/conftest.py. In float64 rounding is so
-small that a wrong sum over processes stands out, through Adam too.
+WORKSPACE holds the town, pairs, bank, patches, index, segmenter and embedder of tests/conftest.py. In float64 rounding
+is so small that a wrong sum over processes stands out, through Adam too.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """All that can be trained, and variants with a term or a network that the toy presets lack."""
 
 BANKS = {"segments": "bank", "any": "bank", "patches": "patches"}
-"""Where a bank lies, by what a plan asks for."""
+INDEXES = {"shape": "index", "embedding": "patch-index"}
+"""Where banks and indexes lie, by what a plan asks for."""
 
 
 def double() -> None:
@@ -71,7 +72,7 @@ def train_case(case: str, workspace: Path, out: Path) -> None:
     given = train.Given(
         workspace / data if data else None,
         bank=workspace / BANKS[needs.bank] if needs.bank else None,
-        index=workspace / "index" if needs.index else None,
+        index=workspace / INDEXES[needs.index] if needs.index else None,
         frozen={role: str(workspace / trainable) for role, trainable in needs.frozen.items()},
     )
     train.run(name, config, given, out, device="cpu")

@@ -30,6 +30,8 @@ def trained(
     bank: Path,
     patches: Path,
     index: Path,
+    patch_index: Path,
+    cooccurrence: Path,
     segmenter: Path,
     embedder: Path,
     tmp_path_factory: pytest.TempPathFactory,

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipelines.config import Config
 from pipelines.data.augment import Size
+from pipelines.systems.retrievegan.discriminators import trunk_side
 from pipelines.systems.retrievegan.pool import PoolSettings
 from pipelines.systems.retrievegan.retrieval import Distance, QueryUpdate
 from pipelines.train.schedule import Ttur
@@ -105,7 +106,7 @@ class RetrieveganConfig(Config):
     """Residual blocks over the canvas."""
     decoder: tuple[int, ...] = (1024, 512, 256, 128, 64)
     """Channels of the cascaded refinement network, each of which doubles the map."""
-    ndf: tuple[int, ...] = (64, 128, 256)
+    judge_widths: tuple[int, ...] = (64, 128, 256)
     """Channels of both discriminators."""
     object_size: int = Field(64, ge=16)
     """Side to which the object discriminator and its perceptual loss crop boxes."""
@@ -134,6 +135,10 @@ class RetrieveganConfig(Config):
             raise ValueError(f"{len(self.decoder)} modules of the decoder make images of {doublings} pixels at least")
         if self.patch < 2 ** len(self.crop_widths):
             raise ValueError(f"patches of {self.patch} pixels cannot be halved {len(self.crop_widths)} times")
+        if trunk_side(min(self.object_size, *self.size), len(self.judge_widths)) < 1:
+            raise ValueError(
+                f"objects of {self.object_size} pixels are too small for {len(self.judge_widths)} judge_widths"
+            )
         if self.gt_in_generation and self.pool == "bank":
             raise ValueError("with pool: bank an object's own patch cannot be among the candidates")
         weights = self.weights

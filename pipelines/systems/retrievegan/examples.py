@@ -37,6 +37,9 @@ class Patches:
         self._pixels = np.empty((len(bank), side, side, 3), np.uint8)
         self._there = np.zeros(len(bank), bool)
 
+    def __reduce__(self) -> tuple[type[Patches], tuple[Bank, int]]:
+        return Patches, (self.bank, self.side)  # pixels stay behind when it travels to a worker
+
     def pixels(self, rows: np.ndarray) -> np.ndarray:
         """(n, side, side, 3) uint8 of rows (n,)."""
         missing = np.unique(rows[~self._there[rows]])

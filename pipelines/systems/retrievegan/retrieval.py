@@ -29,7 +29,7 @@ TINY = 1e-24
 @dataclass(frozen=True)
 class Selection:
     """What was chosen from B images of at most N groups with K candidates, in T steps; images with n < T groups rest
-    after n steps.
+    after n steps. T is the most groups of an image, at least 1.
 
     steps: (B, T, N, K) relaxed s(t), each sums to 1 over (N, K), to 0 where the image rests. log_steps: their
     logarithms, which do not underflow. total: (B, N, K) S, the sum over t of s(t); with hard selection of one-hot
@@ -75,65 +75,58 @@ def retrieve(
         f = features if features.dtype == torch.float64 else features.float()
         batch, groups, k, dimension = f.shape
         flat, query = f.reshape(batch, groups * k, dimension), query.to(f.dtype)
-        squares = flat.square().sum(2)
+        longer, scaled = -alpha * flat.square().sum(2, keepdim=True), 2 * alpha * flat
         active = present.any(2) if used is None else present.any(2) & ~used
-        count = active.sum(1)
+        count = active.sum(1, keepdim=True)
         allowed = present & active.unsqueeze(2)
+        numbers = torch.arange(groups * k, device=f.device)
         penalty, gathered = f.new_zeros(batch, groups, 1), torch.zeros_like(query)
-        taken, relaxed, logarithms, best = [], [], [], []
-        for t in range(int(count.max())):
-            rests = (count <= t).unsqueeze(1)
-            if distance == "l2sq":  # by a product of matrices: nothing of the size of all features is made at a step
-                d = squares - 2 * torch.bmm(flat, query.unsqueeze(2)).squeeze(2) + query.square().sum(1, keepdim=True)
+        taken, logarithms, picks = [], [], []
+        for t in range(max(1, int(count.max()))):
+            rests = count <= t
+            if distance == "l2sq":  # without |q|^2, which a softmax does not see: nothing is as large as all features
+                log_pi = torch.baddbmm(longer, scaled, query.unsqueeze(2))
             else:  # a root magnifies what such a product rounds off; at 0 it has no gradient
-                d = (flat - query.unsqueeze(1)).square().sum(2).clamp(min=TINY).sqrt()
-            hat = penalty - alpha * d.view(batch, groups, k)
+                log_pi = -alpha * (flat - query.unsqueeze(1)).square().sum(2).clamp(min=TINY).sqrt()
+            hat = log_pi.view(batch, groups, k) + penalty
             if noise is not None:
-                hat = hat + noise[:, min(t, noise.shape[1] - 1)].to(f.dtype)
+                hat = hat + noise[:, min(t, noise.shape[1] - 1)]
             hat = torch.where(allowed, hat, NEVER).flatten(1)
-            log_s = F.log_softmax(hat / tau, 1)
-            s = w = log_s.exp().masked_fill(rests, 0.0)
-            pick = hat.detach().argmax(1)
-            if hard:
-                one_hot = F.one_hot(pick, groups * k).to(f.dtype).masked_fill(rests, 0.0)
-                w = one_hot + (s - s.detach())  # in this order the value is one-hot to the bit
+            log_s = F.log_softmax(hat / tau, 1).masked_fill(rests, NEVER)
+            s = w = log_s.exp()
+            pick = hat.detach().argmax(1, keepdim=True).masked_fill(rests, -1)
+            if hard:  # in this order the value is one-hot to the bit
+                w = (numbers == pick).to(f.dtype) + (s - s.detach())
             found = torch.bmm(w.unsqueeze(1), flat).squeeze(1)
-            gathered = gathered + found
-            updated = (query + found) / 2 if query_update == "half" else gathered / (t + 1)
+            if query_update == "half":
+                updated = (query + found) / 2
+            else:
+                gathered = gathered + found
+                updated = gathered / (t + 1)
             query = torch.where(rests, query, updated)
             most = s.view(batch, groups, k).amax(2, keepdim=True)
             penalty = penalty + (1 - most).clamp(min=eps).log()
             if guard:
-                allowed = allowed & (F.one_hot(pick // k, groups) == 0).unsqueeze(2)
+                allowed = allowed & (numbers[:groups] != pick.div(k, rounding_mode="floor")).unsqueeze(2)
             taken.append(w)
-            relaxed.append(s)
-            logarithms.append(log_s.masked_fill(rests, NEVER))
-            best.append(pick.masked_fill(rests.squeeze(1), -1))
-        if not best:  # nothing to choose from in the whole batch
-            taken, relaxed, logarithms = [flat.sum(2) * 0], [], []
-        steps, log_steps = (_stacked(every, batch, groups, k, f) for every in (relaxed, logarithms))
-        picks = torch.stack(best, 1) if best else count.new_zeros(batch, 0)
-        chosen, weights = _served(picks, log_steps, hard)
+            logarithms.append(log_s)
+            picks.append(pick)
+        log_steps, picked = torch.stack(logarithms, 1).view(batch, -1, groups, k), torch.cat(picks, 1)
+        order = picked.div(k, rounding_mode="floor")
+        chosen, weights = _served(picked, order, log_steps, hard)
         total = torch.stack(taken).sum(0).view(batch, groups, k)
-        return Selection(total, steps, log_steps, picks.div(k, rounding_mode="floor"), chosen, weights, query)
+        return Selection(total, log_steps.exp(), log_steps, order, chosen, weights, query)
 
 
-def _stacked(steps: list[Tensor], batch: int, groups: int, k: int, like: Tensor) -> Tensor:
-    """(B, T, N, K) of T tensors (B, N * K)."""
-    return torch.stack(steps, 1).view(batch, -1, groups, k) if steps else like.new_zeros(batch, 0, groups, k)
-
-
-def _served(picks: Tensor, log_steps: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
-    """chosen and weights of a Selection. picks: (B, T) over all N * K, -1 for none. A group counts where it was served
+def _served(picked: Tensor, order: Tensor, log_steps: Tensor, hard: bool) -> tuple[Tensor, Tensor]:
+    """chosen and weights of a Selection. picked: (B, T) over all N * K, -1 for none. A group counts where it was served
     first."""
-    batch, t, groups, k = log_steps.shape
-    if not t:
-        return picks.new_full((batch, groups), -1), log_steps.new_zeros(batch, groups, k)
-    hits = picks.div(k, rounding_mode="floor").unsqueeze(2) == torch.arange(groups, device=picks.device)
+    batch, _, groups, k = log_steps.shape
+    hits = order.unsqueeze(2) == torch.arange(groups, device=order.device)
     served, when = hits.any(1), hits.to(torch.uint8).argmax(1)
     own = log_steps.gather(1, when.view(batch, 1, groups, 1).expand(batch, 1, groups, k)).squeeze(1)
     weights = own.softmax(2)  # s_j / sum of its group's s, without underflow
-    chosen = picks.gather(1, when).remainder(k)
+    chosen = picked.gather(1, when).remainder(k)
     if hard:
         weights = F.one_hot(chosen, k).to(weights.dtype) + (weights - weights.detach())
     return chosen.masked_fill(~served, -1), weights.masked_fill(~served.unsqueeze(2), 0.0)
@@ -208,8 +201,6 @@ def truth_loss(log_truth: Tensor, sought: Tensor) -> Tensor:
     log_truth: (B, T, N) logarithms of s(t) of the true patches. sought: (B, N) bool. In logarithms throughout: a floor
     under s would take the gradient from the objects whose true patch is furthest from being found.
     """
-    if not log_truth.shape[1]:
-        return log_truth.sum()
     found = log_truth.masked_fill(~sought.unsqueeze(1), 0.0).logsumexp(1)
     missed = torch.where(sought, -found, 0.0).sum(1)
     return (missed / sought.sum(1).clamp(min=1)).mean()

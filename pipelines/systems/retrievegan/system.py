@@ -114,9 +114,9 @@ class Retrievegan:
                 norm=c.norm,
             )
         if c.judges_images:
-            nets["D_img"] = ImageDiscriminator(c.ndf, c.norm)
+            nets["D_img"] = ImageDiscriminator(c.judge_widths, c.norm)
         if c.judges_objects:
-            nets["D_obj"] = ObjectDiscriminator(classes, c.ndf, c.object_features, c.norm)
+            nets["D_obj"] = ObjectDiscriminator(classes, c.judge_widths, c.object_features, c.norm)
         return nets
 
     def sampling(self, sources: Sources) -> Sampling:
