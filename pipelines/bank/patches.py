@@ -66,7 +66,7 @@ def cut_patches(
                 thing=bool(schema.things[item.category]),
                 area=w * h,
                 box=(x, y, w, h),
-                pixels=encode_pixels(crop if patch is None else resize_image(crop, (patch, patch)), codec),
+                pixels=encode_pixels(crop if patch is None else resize_patch(crop, (patch, patch)), codec),
                 mask=b"",
                 canonical=b"",
             )
@@ -95,6 +95,12 @@ def pixel_box(box: tuple[float, float, float, float], height: int, width: int) -
     x0, x1 = _pixels(box[0], box[2], width)
     y0, y1 = _pixels(box[1], box[3], height)
     return x0, y0, x1 - x0, y1 - y0
+
+
+def resize_patch(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (h, w, 3) uint8, aspect ignored: a side that shrinks is averaged, also where the other one grows."""
+    h, w = image.shape[:2]
+    return resize_image(resize_image(image, (min(h, size[0]), min(w, size[1]))), size)
 
 
 def bank_graph(bank: Bank, source: str, rng: np.random.Generator) -> SceneGraph | None:
@@ -175,7 +181,7 @@ def load_patches(
         if not hasattr(own, "bank"):
             own.bank = copy(bank)  # its files are for one thread
         for place in range(first, min(first + READ_AT_ONCE, len(wanted))):
-            patches[place] = resize_image(own.bank.crop(int(wanted[place])), size)
+            patches[place] = resize_patch(own.bank.crop(int(wanted[place])), size)
 
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1), thread_name_prefix="patches") as pool:
         for _ in pool.map(decode, range(0, len(wanted), READ_AT_ONCE)):

@@ -72,21 +72,27 @@ def each_given(given: Sequence[str], schema: Schema) -> Iterator[tuple[str, Scen
         )
 
 
+def names_file(source: str) -> bool:
+    """Is this the name of a file of graphs, and not a graph in words?"""
+    return "\n" not in source and Path(source).suffix.lower() in (".json", ".txt")
+
+
 def _read(source: str, number: int, schema: Schema) -> Iterator[tuple[str, SceneGraph | DataError]]:
     path = Path(source)
-    suffix = path.suffix.lower() if "\n" not in source else ""
-    if suffix == ".json":
-        yield from each_graph(read_json(path), schema, source, path.stem)
+    from_file = names_file(source)
+    stem = path.stem.lstrip(".") or "graph"  # it names files, which should be seen
+    if from_file and path.suffix.lower() == ".json":
+        yield from each_graph(read_json(path), schema, source, stem)
         return
     name = f"graph-{number:04d}"
     lines = [source]
-    if suffix == ".txt":
+    if from_file:
         lines = [line for line in _read_lines(path) if line.strip()]
-        name = path.stem
+        name = stem
     for place, line in enumerate(lines):
         called = f"{name}-{place:04d}" if len(lines) > 1 else name
         try:
-            yield called, parse_graph(line, schema, f"{source}, {called}" if suffix == ".txt" else "the graph")
+            yield called, parse_graph(line, schema, f"{source}, {called}" if from_file else "the graph")
         except DataError as error:
             yield called, error
 

@@ -58,16 +58,8 @@ from pipelines.runtime import pick_device
 from pipelines.segment.networks import SegmenterNet
 from pipelines.stages.evaluate_bank import Subject
 from pipelines.stages.evaluate_crossview import Witness, lacking_witness, look_at_views, open_witness, open_witnesses
-from pipelines.stages.evaluate_graphs import (
-    Graphs,
-    Recognizer,
-    Vectors,
-    lacking_graphs,
-    look_at_graphs,
-    of_graphs,
-    open_graphs,
-    open_recognizer,
-)
+from pipelines.stages.evaluate_graph_judges import Recognizer, open_recognizer
+from pipelines.stages.evaluate_graphs import Graphs, Vectors, lacking_graphs, look_at_graphs, of_graphs, open_graphs
 from pipelines.stages.evaluate_judge import Segmenter, open_segmenter
 from pipelines.stages.evaluate_pieces import Seen, lacking, look_at_pieces, open_seen
 from pipelines.stages.evaluate_sheet import Column, choose_examples, standouts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +15,10 @@ from pipelines.artifact import Input, digest_json, relative_path, sha256_file
 from pipelines.bank.bank import Bank
 from pipelines.data.augment import Size
 from pipelines.data.digest import dataset_digest
-from pipelines.data.graph import GraphSettings, SceneGraph, graphs_from_json, make_graph
-from pipelines.data.graph_text import parse_graph
+from pipelines.data.graph import GraphSettings, SceneGraph, make_graph, scene_rng
+from pipelines.data.graph_text import names_file, read_graphs
 from pipelines.data.instances import InstanceEncoding, connected_instances
 from pipelines.data.layouts import list_layouts, read_instances, read_layout
-from pipelines.data.listing import read_json
 from pipelines.data.objects import scene_objects
 from pipelines.data.open import open_dataset
 from pipelines.data.pixels import IMAGE_SUFFIXES, read_image
@@ -91,21 +89,14 @@ def _files(requested: Requested, subject: Subject, home: Path) -> Listed:
 
 
 def _graphs(given: Sequence[str], schema: Schema, home: Path) -> Listed:
-    """Graphs out of JSON files, or in words: `sky; road below sky`, each named by its number."""
-    graphs: list[tuple[str, SceneGraph]] = []
-    inputs: list[Input] = []
-    for number, one in enumerate(given, start=1):
-        if one.endswith(".json"):
-            graphs += graphs_from_json(read_json(Path(one)), schema, Path(one))
-            inputs.append(Input("graphs", relative_path(Path(one), home), sha256_file(Path(one))))
-        else:
-            graphs.append((f"graph-{number}", parse_graph(one, schema)))
-            inputs.append(Input("graphs", "words", digest_json(one)))
-    for name, count in Counter(name for name, _ in graphs).items():
-        if count > 1:
-            raise DataError(f"{count} graphs are named {name!r}", fix="give every graph a name of its own")
-        if name != Path(name).name or name.startswith("."):
-            raise DataError(f"images cannot be named {name!r}, as the graph is", fix="name it without / and leading .")
+    """Graphs out of files, or in words: `sky; road below sky`."""
+    graphs = read_graphs(given, schema)
+    inputs = [
+        Input("graphs", relative_path(Path(one), home), sha256_file(Path(one)))
+        if names_file(one)
+        else Input("graphs", "words", digest_json(one))
+        for one in given
+    ]
     return Listed(graphs, None, inputs)
 
 
@@ -177,8 +168,8 @@ def _scene_graph(config: Synthesize, opened: Opened, record: SceneRecord) -> Gra
     assert opened.listed.dataset is not None
     scene = opened.listed.dataset.read(record)
     objects = scene_objects(scene, opened.listed.dataset.schema, settings.min_area)
-    rng = np.random.default_rng(zlib.crc32(record.id.encode()))  # whatever the seed, so that runs can be compared
-    graph = make_graph(objects, record.relations, settings, rng)
+    # drawn by the scene alone, whatever the seed, so that runs can be compared
+    graph = make_graph(objects, record.relations, settings, scene_rng(record.id))
     if graph is None:
         return None
     exclude = None if config.exclude == "none" else (config.exclude, _own(opened.sources.bank, record))

@@ -36,7 +36,9 @@ def synthesize(
     graph: Annotated[
         list[str] | None,
         typer.Option(
-            "--graph", metavar="FILE|TEXT", help='Scene graphs: a .json file, or words: "sky; road below sky".'
+            "--graph",
+            metavar="FILE|TEXT",
+            help='Scene graphs: .json, .txt with one a line, or words: "sky; road below sky".',
         ),
     ] = None,
     instances: Annotated[

@@ -21,12 +21,16 @@ from pipelines.data.graph import (
     graph_to_json,
     graphs_from_json,
     make_graph,
+    scene_rng,
     with_predicates,
 )
-from pipelines.data.objects import GraphObject
+from pipelines.data.objects import GraphObject, scene_objects
+from pipelines.data.open import open_dataset
 from pipelines.data.relations import GEOMETRIC, relation
 from pipelines.data.scene import Category, Schema
 from pipelines.errors import DataError
+
+from .trees import REAL, real
 
 NAMES = ("sky", "road", "car", "traffic light", "tree")
 SCHEMA = Schema(tuple(Category(10 + i, name, (i, 0, 0), i > 1) for i, name in enumerate(NAMES)), (0,), (), GEOMETRIC)
@@ -357,3 +361,54 @@ def test_other_predicates_than_the_geometric_make_no_circle() -> None:
     schema = Schema(SCHEMA.classes, relations=("on", "in"))
     data = {"objects": ["car", "tree"], "relationships": [[0, "in", 1], [1, "in", 0]]}
     assert len(graphs_from_json(data, schema, "g.json")[0][1].relations) == 2
+
+
+# --- the packs
+
+
+@real
+@pytest.mark.parametrize(
+    ("pack", "config"),
+    [
+        ("coco_panoptic", GraphSettings()),
+        ("coco_instances", GraphSettings()),
+        ("cmp_facades", GraphSettings(min_area=0.002, overflow="sample")),
+        ("camvid", GraphSettings(min_area=0.002, overflow="largest")),
+    ],
+)
+def test_graphs_of_real_photos(pack: str, config: GraphSettings) -> None:
+    dataset = open_dataset(REAL / pack)
+    schema = with_predicates(dataset.schema, config)
+    made = 0
+    records = dataset.records("val")[:20]
+    for record in records:
+        objects = scene_objects(dataset.read(record), schema, config.min_area)
+        for item in objects:
+            x0, y0, x1, y1 = item.box
+            assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+            assert np.all(np.abs(np.array(item.centre) * 2 - (x0 + x1, y0 + y1)) <= np.array([x1 - x0, y1 - y0]) + 1e-9)
+            assert (x1 - x0) * (y1 - y0) > config.min_area * 0.999
+        graph = make_graph(objects, record.relations, config, scene_rng(record.id))
+        assert (graph is None) == (len(objects) < 3 or (len(objects) > 8 and config.overflow == "drop"))
+        if graph is not None:
+            ((_, back),) = graphs_from_json(graph_to_json(graph, schema), schema, record.id)
+            assert back.relations == graph.relations and len(graph.relations) == len(graph) <= 8
+            made += 1
+    assert made > len(records) / 3
+
+
+@real
+def test_annotated_relations_of_a_pack() -> None:
+    """coco_panoptic has geometric relations of its own, computed by another program from full masks."""
+    dataset = open_dataset(REAL / "coco_panoptic")
+    if not dataset.schema.relations:
+        pytest.skip("the pack's classes.json names no predicates")
+    config = GraphSettings(min_area=0, max_objects=9, overflow="sample", relations="annotated")
+    schema = with_predicates(dataset.schema, config)
+    agreeing = Counter[bool]()
+    for record in dataset.records("val")[:20]:
+        objects = {item.ordinal: item for item in scene_objects(dataset.read(record), schema, 0)}
+        for s, p, o in record.relations:
+            a, b = objects[s], objects[o]
+            agreeing[GEOMETRIC[relation(a.box, a.centre, b.box, b.centre)] == schema.relations[p]] += 1
+    assert agreeing[True] > 0.9 * agreeing.total()

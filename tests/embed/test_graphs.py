@@ -142,7 +142,7 @@ def test_it_learns_boxes_better_than_their_means(opened: Bank, tmp_path: Path) -
     classes = [np.array([item.category for item in bank_objects(opened, name)[0]]) for name in graph_sources(opened)]
     joined, of = np.concatenate(boxes), np.concatenate(classes)
     means = np.abs(joined - np.stack([joined[of == c].mean(0) for c in of])).sum(1).mean()
-    assert np.mean(losses[-4:]) < 0.8 * means
+    assert np.mean(losses[-4:]) < 0.9 * means
 
 
 def test_it_needs_a_bank_of_patches(bank: Path, tmp_path: Path) -> None:

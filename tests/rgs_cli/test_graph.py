@@ -11,20 +11,10 @@ import numpy as np
 import pytest
 import yaml
 
-from pipelines.data.graph import GraphSettings
-from pipelines.stages import build_bank
-from tests.rgs_cli.conftest import call, fails, succeed
+from tests.rgs_cli.conftest import SMALL, call, fails, succeed
 
 LINE = "sky; road below sky; car#1 inside road; car#2 left of car#1"
-LOOSE = ["--set", "graph.min_area=0.005", "--set", "graph.overflow=sample"]
-
-
-@pytest.fixture(scope="session")
-def patches(workspace: Path, town: Path) -> Path:
-    """A bank of the patches of the 12 scenes."""
-    settings = GraphSettings(min_area=0.005, overflow="sample")
-    config = build_bank.BuildBank(kind="patches", graph=settings)
-    return build_bank.run(config, data=town, out=workspace / "graph-patches").path
+LOOSE = ["--set", "graph.min_area=0.01", "--set", "graph.overflow=sample"]
 
 
 def listed(text: str) -> list[dict[str, Any]]:
@@ -118,7 +108,7 @@ def test_pictures(town: Path, patches: Path, tmp_path: Path) -> None:
 def test_a_dry_run_writes_nothing(town: Path, patches: Path, tmp_path: Path) -> None:
     out = ["-o", tmp_path / "g.json", "--picture", tmp_path / "g.png", "--dry-run"]
     plan = yaml.safe_load(succeed("data", "graph", "--data", town, "--split", "val", *LOOSE, *out).out)
-    assert plan["scenes"] == 4 and plan["config"]["graph"]["min_area"] == 0.005
+    assert plan["scenes"] == 4 and plan["config"]["graph"]["min_area"] == 0.01
     plan = yaml.safe_load(succeed("data", "graph", "--data", patches, *out).out)
     assert plan["scenes"] == 12 and plan["config"] is None
     plan = yaml.safe_load(succeed("data", "graph", LINE, "--schema", town, *out).out)
@@ -175,3 +165,28 @@ def test_check_names_every_graph_that_is_wrong(town: Path, tmp_path: Path) -> No
     assert "cannot be read" in fails(3, "data", "check", tmp_path / "none.json", "--schema", town)
     assert "whose classes" in fails(2, "data", "check", path)
     assert "its own classes" in fails(2, "data", "check", town, "--schema", town)
+
+
+@pytest.mark.slow
+def test_images_are_made_of_words_and_files(
+    town: Path, patches: Path, patch_index: Path, cooccurrence: Path, tmp_path: Path
+) -> None:
+    given = ["--data", town, "--bank", patches, "--index", patch_index, "--with", f"cooccurrence={cooccurrence}"]
+    words = ["train", "generator", "--system", "retrievegan", "--preset", "toy", *given, *SMALL]
+    succeed(*words, "--steps", 1, "-o", tmp_path / "run")
+    (tmp_path / "lines.txt").write_text("tree\nroad below sky\n")
+    placed = {"objects": ["sky", "road"], "boxes": [[0, 0, 1, 0.5], [0, 0.5, 1, 1]], "name": "placed"}
+    (tmp_path / "g.json").write_text(json.dumps(placed))
+    graphs = [word for one in (LINE, tmp_path / "lines.txt", tmp_path / "g.json") for word in ("--graph", one)]
+    succeed("synthesize", tmp_path / "run", *graphs, "-o", tmp_path / "samples", "--device", "cpu")
+    names = ["graph-0000", "lines-0000", "lines-0001", "placed"]
+    assert sorted(path.stem for path in (tmp_path / "samples" / "images").iterdir()) == names
+    for name in names:
+        made = json.loads((tmp_path / "samples" / "graphs" / f"{name}.json").read_text())
+        assert len(made["boxes"]) == len(made["objects"])
+    assert made["relationships"] == [] and made["objects"] == ["sky", "road"]
+    twice = [*graphs, "--graph", tmp_path / "g.json"]
+    said = fails(3, "synthesize", tmp_path / "run", *twice, "-o", tmp_path / "more", "--device", "cpu")
+    assert "another graph is named 'placed'" in said
+    said = fails(3, "synthesize", tmp_path / "run", "--graph", "sky; rod below sky", "-o", tmp_path / "more")
+    assert "no class 'rod'" in said and "       ^^^" in said

@@ -1,4 +1,4 @@
-"""RetrieveGAN: what is drawn and chosen, who gets a gradient, what synthesis may be asked, and that it learns at all."""
+"""RetrieveGAN: what is drawn and chosen, who gets a gradient, what synthesis can do, and that it learns at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipelines.systems.base import GraphItem, Sources
 from pipelines.systems.retrievegan.config import RetrieveganConfig, RetrieveganOptions
 from pipelines.systems.retrievegan.examples import Patches, draws
 from pipelines.systems.retrievegan.guidance import NONE, paste, pixel_boxes
-from pipelines.systems.retrievegan.losses import to_imagenet
+from pipelines.systems.retrievegan.losses import from_imagenet, to_imagenet
 from pipelines.systems.retrievegan.system import Retrievegan
 from pipelines.systems.trained import load_networks
 
@@ -556,36 +556,23 @@ def test_what_is_needed_follows_from_the_config(sources):
 
 @pytest.mark.slow
 def test_it_learns_eight_images_by_heart(sources):
-    """T15, from own patches: L1 below 0.05 of the range, boxes nearer, L_sel_gt far below that of guessing."""
+    """T15, from own patches: L1 below 0.05 of the range, boxes nearer, L_sel_gt below half of what guessing gives."""
     weights = {**NO, "sel_gt": 1, "recon_img": 10, "bbx": 1}
-    system, nets = build(
-        sources,
-        warmup=1,
-        weights=weights,
-        channels=16,
-        embedding=16,
-        hidden=32,
-        canvas=16,
-        decoder=(48, 32, 32),
-        crop_widths=(16, 32),
-    )
+    wider = {"channels": 16, "embedding": 16, "hidden": 32, "canvas": 16, "decoder": (32, 16, 16)}
+    system, nets = build(sources, warmup=1, weights=weights, tau={"last": 1.0}, **wider)
     ids = system.sampling(sources).ids[:8]
-    optimizer = torch.optim.Adam([p for net in nets.values() for p in net.parameters()], lr=4e-3, betas=(0.5, 0.9))
-    first = None
-    for number in range(240):
-        batch = system.collate(
-            [system.example(s, sources, np.random.default_rng([number, i]), 0) for i, s in enumerate(ids)]
-        )
+    optimizer = torch.optim.Adam([p for net in nets.values() for p in net.parameters()], lr=6e-3, betas=(0.5, 0.9))
+    history = []
+    for number in range(200):
+        drawn = [np.random.default_rng([number, i]) for i in range(8)]
+        batch = system.collate([system.example(s, sources, rng, 0) for s, rng in zip(ids, drawn, strict=True)])
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, 2 - number / 120)
-        terms = step(system, nets, batch, "G", {"progress": number / 240})
+            group["lr"] = 6e-3 * min(1, 2 - number / 100)
+        history.append(step(system, nets, batch, "G", {"progress": 0.0}))
         optimizer.step()
-        first = first or terms
     with torch.no_grad():
-        painted = system._paint_all(nets, batch, 0.5)
-        from pipelines.systems.retrievegan.losses import from_imagenet
-
-        away = (from_imagenet(painted.fakes[0]) - batch["image"]).abs().mean() / 2
-    assert float(away) < 0.05
-    assert terms["bbx"] < 0.7 * first["bbx"]
-    assert terms["sel_gt"] < np.log(system.config.candidates + 1) / 2
+        made = from_imagenet(system._paint_all(nets, batch, 0.0).fakes[0])
+    assert (made - batch["image"]).abs().mean() / 2 < 0.05
+    last = {name: np.mean([terms[name] for terms in history[-10:]]) for name in ("bbx", "sel_gt")}
+    assert last["bbx"] < 0.7 * history[0]["bbx"]
+    assert last["sel_gt"] < np.log(system.config.candidates + 1) / 2

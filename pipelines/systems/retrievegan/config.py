@@ -106,6 +106,8 @@ class RetrieveganConfig(Config):
     """Residual blocks over the canvas."""
     decoder: tuple[int, ...] = (1024, 512, 256, 128, 64)
     """Channels of the cascaded refinement network, each of which doubles the map."""
+    mask_size: int = Field(0, ge=0)
+    """pieces: none: side of a soft mask that is made for each object, a power of two; 0 fills its box."""
     judge_widths: tuple[int, ...] = (64, 128, 256)
     """Channels of both discriminators."""
     object_size: int = Field(64, ge=16)
@@ -139,6 +141,8 @@ class RetrieveganConfig(Config):
             raise ValueError(
                 f"objects of {self.object_size} pixels are too small for {len(self.judge_widths)} judge_widths"
             )
+        if self.mask_size == 1 or self.mask_size & (self.mask_size - 1):
+            raise ValueError("mask_size must be a power of two from 2, or 0 for no masks")
         if self.gt_in_generation and self.pool == "bank":
             raise ValueError("with pool: bank an object's own patch cannot be among the candidates")
         weights = self.weights

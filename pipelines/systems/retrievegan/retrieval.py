@@ -75,7 +75,7 @@ def retrieve(
         f = features if features.dtype == torch.float64 else features.float()
         batch, groups, k, dimension = f.shape
         flat, query = f.reshape(batch, groups * k, dimension), query.to(f.dtype)
-        longer, scaled = -alpha * flat.square().sum(2, keepdim=True), 2 * alpha * flat
+        longer, scaled = alpha * flat.square().sum(2), 2 * alpha * flat
         active = present.any(2) if used is None else present.any(2) & ~used
         count = active.sum(1, keepdim=True)
         allowed = present & active.unsqueeze(2)
@@ -84,9 +84,10 @@ def retrieve(
         taken, logarithms, picks = [], [], []
         for t in range(max(1, int(count.max()))):
             rests = count <= t
-            if distance == "l2sq":  # without |q|^2, which a softmax does not see: nothing is as large as all features
-                log_pi = torch.baddbmm(longer, scaled, query.unsqueeze(2))
-            else:  # a root magnifies what such a product rounds off; at 0 it has no gradient
+            # products and sums: PyTorch's products of a batch of matrices with vectors are slower by far
+            if distance == "l2sq":  # without |q|^2, which a softmax does not see
+                log_pi = (scaled * query.unsqueeze(1)).sum(2) - longer
+            else:  # a root magnifies what such a difference rounds off; at 0 it has no gradient
                 log_pi = -alpha * (flat - query.unsqueeze(1)).square().sum(2).clamp(min=TINY).sqrt()
             hat = log_pi.view(batch, groups, k) + penalty
             if noise is not None:
@@ -97,7 +98,7 @@ def retrieve(
             pick = hat.detach().argmax(1, keepdim=True).masked_fill(rests, -1)
             if hard:  # in this order the value is one-hot to the bit
                 w = (numbers == pick).to(f.dtype) + (s - s.detach())
-            found = torch.bmm(w.unsqueeze(1), flat).squeeze(1)
+            found = (w.unsqueeze(2) * flat).sum(1)
             if query_update == "half":
                 updated = (query + found) / 2
             else:

@@ -97,7 +97,9 @@ class Retrievegan:
         if c.learns_retrieval:
             nets["P"] = PatchEmbedder(c.embedding, c.crop_widths, normalized=c.normalized)
         if c.pieces == "none":
-            nets["G"] = LayoutGenerator(c.size, dimension=c.embedding, decoder=c.decoder, norm=c.norm)
+            nets["G"] = LayoutGenerator(
+                c.size, dimension=c.embedding, mask_size=c.mask_size, decoder=c.decoder, norm=c.norm
+            )
         else:
             nets["G"] = Generator(
                 c.size,
