@@ -215,6 +215,7 @@ def scene_rng(scene: str) -> np.random.Generator:
 
 def unknown_name(what: str, name: str, known: Sequence[str]) -> tuple[str, str]:
     """What is wrong with a name that is not among those known, and how to mend it."""
+    name = name if len(name) <= 60 else f"{name[:57]}…"
     near = difflib.get_close_matches(name, known, n=1)
     return f"there is no {what} {name!r}", f"did you mean {near[0]!r}?" if near else f"known: {_some(known)}"
 

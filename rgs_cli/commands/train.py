@@ -83,12 +83,13 @@ def generator(
     from pipelines.systems.table import find_system
 
     settings = find_system(system).Config.model_fields
-    if size and "framing" not in settings:
+    sized = "framing.size" if "framing" in settings else "size"
+    if size and sized.partition(".")[0] not in settings:
         advice = f"use --set; `rgs show system {system}` lists its settings"
         raise ConfigError(f"{system} trains on views of two sizes, not one", where="--size", fix=advice)
     frozen = parse_roles(with_)
     flags = {
-        "model.framing.size": list(parse_size(size)) if size else None,
+        f"model.{sized}": list(parse_size(size)) if size else None,
         "train.steps": steps,
         "train.batch": batch,
         "train.seed": seed,

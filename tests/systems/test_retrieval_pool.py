@@ -395,6 +395,23 @@ def test_going_on_from_a_state_is_as_if_nothing_had_happened() -> None:
         assert torch.equal(ours.rows, theirs.rows) and torch.equal(ours.bound, theirs.bound)
 
 
+def test_a_product_of_matrices_finds_what_the_index_finds() -> None:
+    bank = Bank(6, [80, 9, 40], 12, head=8, tail=4)
+    bank.pool.refresh(bank.embed)
+    query, asking = bank.features[::20], torch.ones(3, 7, dtype=torch.bool)
+    by_index = bank.pool.nearest(query, [0, 1, 2], asking, 15)
+    bank.pool._indexes = {}  # as where the features are on a GPU
+    by_product = bank.pool.nearest(query, [0, 1, 2], asking, 15)
+    assert torch.equal(by_index[0], by_product[0])
+    torch.testing.assert_close(by_index[1], by_product[1], atol=1e-5, rtol=1e-4)
+    for c in range(3):
+        places = (torch.from_numpy(bank.categories)[bank.pool.rows] == c).nonzero().flatten()
+        vectors = bank.features[bank.pool.rows[places]].double()
+        order = (vectors - query[4].double()).square().sum(1).argsort()[:15]
+        expected = torch.nn.functional.pad(places[order], (0, 15 - len(order)), value=NONE)
+        assert by_index[0][c, 4].tolist() == expected.tolist()
+
+
 def test_vectors_of_a_flat_index_are_replaced() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((20, 3)).astype(np.float32)

@@ -530,6 +530,8 @@ def test_small_patches_lie_on_top_of_large_ones():
         ({"patch": 8, "crop_widths": (4, 4, 4, 4)}, "cannot be halved 4 times"),
         ({"weights": {**NO, "bbx": 1}}, "no image is learned"),
         ({"gt_in_generation": True, "pool": "bank"}, "cannot be among the candidates"),
+        ({"noise": "once", "pool": "bank"}, "draws noise at each step"),
+        ({"mask_size": 3}, "power of two from 2"),
         ({"object_size": 16, "judge_widths": (4, 4, 4)}, "too small"),
     ],
 )

@@ -145,6 +145,10 @@ class RetrieveganConfig(Config):
             raise ValueError("mask_size must be a power of two from 2, or 0 for no masks")
         if self.gt_in_generation and self.pool == "bank":
             raise ValueError("with pool: bank an object's own patch cannot be among the candidates")
+        if self.noise == "once" and self.pool == "bank":
+            raise ValueError("pool: bank draws noise at each step: leave noise at per_step")
+        if not self.hard and self.pool == "bank":
+            raise ValueError("pool: bank follows the patch that each step serves: leave hard at true")
         weights = self.weights
         if not (weights.recon_img or weights.p_img or self.judges_images or self.judges_objects):
             raise ValueError("with all of these weights at 0 no image is learned")

@@ -6,7 +6,8 @@ runs it lazily. For object i and step t it looks at the `head`, the H nearest pi
 noise; and at the `tail`: the R pieces behind them are R exponential clocks E = exp(-G), which ring first in a Poisson
 process of rate R with uniform labels, so its first m rings are the m largest noises of the tail, wherever they fell.
 The second pass (`retrieve`, with gradient) gets the K pieces of each object that collected most, with the noise they
-had; noise that nobody looked at is drawn when it is needed, given that it was below the m-th.
+had; noise that nobody looked at is drawn when it is needed, given that it was below the m-th. (Nearest neighbors and
+few large noises instead of all: Mussmann, Levy, Ermon, UAI 2017.)
 
 How far off it is: the estimate is biased, and the bias has a bound that is known for every draw.
     1. Let F be the mass exp(hat_j / tau) of all pieces at step t, Z that of those looked at, D that of those of them
@@ -14,7 +15,7 @@ How far off it is: the estimate is biased, and the bias has a bound that is know
     2. A piece j nobody looked at is no nearer than the head, l_j <= B_i, and rang later, G_j <= g_i.
     3. So all u_i of them have a mass of at most U = sum_i u_i exp((B_i + g_i + C_i) / tau), and F <= Z + U.
     4. The K keep at least Z - D, so s(t) over the whole bank gives the others 1 - (Z - D) / F <= (D + U) / (Z + U).
-    5. s(t) over the K is s(t) over the bank, conditioned on the K: their total variation is just that omitted mass. []
+    5. s(t) over the K is s(t) over the bank, conditioned on the K: their total variation is just that omitted mass.
 Where max_i (B_i + g_i + C_i) < max_j hat_j, the piece that is chosen is the very one that the whole bank would have
 given: then hard selection is exact. The bound is for the step's query and penalties C and for the features as kept;
 how far these lag behind is `drift`.

@@ -177,7 +177,7 @@ class Retrievegan:
         painted = self._paint_all(nets, batch, memo["progress"])
         if self.config.fakes == "shared":
             memo["fakes"] = [fake.detach() for fake in painted.fakes]
-        memo["observed"] = painted.observed
+        memo["observed"] = {name: value.to(photo.device) for name, value in painted.observed.items()}
         terms = generator_terms(self.config, nets, frozen, batch, photo, painted)
         chosen = painted.chosen
         if chosen is not None and chosen.candidates is not None and self.config.weights.sel_gt:
