@@ -4,7 +4,7 @@
 #   benchmarks/claims/retrievegan.sh town                          all rows on the toy town
 #   benchmarks/claims/retrievegan.sh town both:0 random:0          these rows, as NAME:SEED
 #   benchmarks/claims/retrievegan.sh ../photos/cmp_facades         all rows on photos with labels or boxes
-#   benchmarks/claims/retrievegan.sh --smoke                       every row for two steps
+#   benchmarks/claims/retrievegan.sh --smoke                       a row of each kind for two steps
 #
 # SCENES (4000) and UNSEEN (400) set the town; G_STEPS (600), E_STEPS (2000), C_STEPS (1500) and J_STEPS (1000) the budgets of
 # generators, graph embedder, co-occurrence embedders and judges; OUT (out/claims) the folder, ARGS further options of every
@@ -18,7 +18,7 @@ out="${OUT:-out/claims}" extra=(${ARGS:-}) preset=small few=()
 if [ "${1:-}" = --smoke ]; then
   out="${OUT:-$(mktemp -d)}" scenes=16 unseen=8 g_steps=2 e_steps=2 c_steps=2 j_steps=2 batch=4 e_batch=4 c_batch=8
   preset=toy few=(--allow-few)
-  set -- town
+  set -- town {both,random,sg2im,bank}:0
 fi
 what="$1"
 shift
