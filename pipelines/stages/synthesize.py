@@ -372,7 +372,8 @@ def _write(
         if synthesis.provenance is not None:
             index, pieces = synthesis.provenance[k]
             entry["provenance"] = write("provenance", index)
-            way = opened.loaded.config.pieces if opened.subject == "graph" else getattr(opened.options, "retrieval", "shape")
+            graph = opened.subject == "graph"
+            way = opened.loaded.config.pieces if graph else getattr(opened.options, "retrieval", "shape")
             record = output_record(name, way, index, pieces)
             if config.pictures and pieces:
                 entry["attribution"] = f"attribution/{name}.jpg"
