@@ -76,7 +76,8 @@ row() {
       exit 2
       ;;
   esac
-  local run="runs/$row-$seed"
+  local run="runs/$row-$seed" pieces=(--cooccurrence runs/compatibility)
+  [ "$row" != sg2im ] || pieces=()
   rgs train generator --system retrievegan --data "$data" "${given[@]}" --preset "$preset" --set model.weights.p_img=0 \
     --set model.weights.p_obj=0 --steps "$g_steps" --batch "$batch" --seed "$seed" "${extra[@]}" "${changed[@]}" \
     -o "$run" >/dev/null
@@ -86,7 +87,7 @@ row() {
     finished "$made" || rgs synthesize "$run" --data "$data" --split val --num "$num" --batch 16 \
       --set "options.boxes=$boxes" --no-pictures -o "$made" >/dev/null
     finished "$report" || rgs eval "$made" -r "$data" --split val --judge runs/judge --classifier runs/classifier \
-      --cooccurrence runs/compatibility "${few[@]}" -o "$report" >/dev/null
+      "${pieces[@]}" "${few[@]}" -o "$report" >/dev/null
   done
 }
 

@@ -166,6 +166,10 @@ def _scene_graph(config: Synthesize, opened: Opened, record: SceneRecord) -> Gra
         )
     settings = GraphSettings.model_validate(made)
     assert opened.listed.dataset is not None
+    if settings.relations == "annotated" and opened.listed.dataset.schema.relations != opened.loaded.schema.relations:
+        raise ArtifactError(
+            "the dataset has other relations than the run", where=record.id, fix="give graphs by --graph instead"
+        )
     scene = opened.listed.dataset.read(record)
     objects = scene_objects(scene, opened.listed.dataset.schema, settings.min_area)
     # drawn by the scene alone, whatever the seed, so that runs can be compared

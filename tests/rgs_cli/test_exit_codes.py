@@ -48,7 +48,7 @@ def test_2_a_wrong_size(size: str, town: Path, generator: Path, tmp_path: Path) 
 def test_2_a_system_or_preset_that_is_not_there(town: Path, tmp_path: Path) -> None:
     words = ["train", "generator", "--data", town, "-o", tmp_path / "x", "--system"]
     said = fails(2, *words, "gaugan")
-    assert "unknown system 'gaugan'" in said and "oasis, resail, spade" in said
+    assert "unknown system 'gaugan'" in said and "oasis, resail, retrievegan, spade" in said
     assert "unknown system 'segmenter'" in fails(2, *words, "segmenter")
     assert "spade has no preset 'tiny'" in fails(2, *words, "spade", "--preset", "tiny")
 

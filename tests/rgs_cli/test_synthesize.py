@@ -255,8 +255,8 @@ def test_a_system_that_retrieves_nothing_takes_no_bank(
     spade: Path, bank: Path, index: Path, layouts: list[Path], tmp_path: Path
 ) -> None:
     words = ["synthesize", spade, "-i", layouts[0], "-o", tmp_path / "x", *CPU]
-    assert "spade uses no bank" in fails(2, *words, "--bank", bank)
-    assert "spade uses no index" in fails(2, *words, "--index", index)
+    assert "spade with this config uses no bank" in fails(2, *words, "--bank", bank)
+    assert "spade with this config uses no index" in fails(2, *words, "--index", index)
     assert "unknown key 'retrieval'; known here: none" in fails(2, *words, "--retrieval", "shape")
     succeed(*words)
     assert {p.name for p in (tmp_path / "x").iterdir()} >= {"images", "layouts", "samples.jsonl"}

@@ -31,11 +31,11 @@ def patches(workspace: Path, town: Path) -> Path:
     """The objects of the toy town's 12 scenes."""
     words = ["build-bank", town, "--kind", "patches", *GRAPH, "--set", "patch=16", "--set", "shard_sources=5"]
     before = content(workspace)
-    plan = yaml.safe_load(succeed(*words, "-o", workspace / "patches", "--dry-run").out)
+    plan = yaml.safe_load(succeed(*words, "-o", workspace / "patches-of-five", "--dry-run").out)
     assert content(workspace) == before and plan["sources"] == 12 and plan["config"]["patch"] == 16
-    made = succeed(*words, "-o", workspace / "patches").out
-    assert made == f"{workspace / 'patches'}\n"
-    return workspace / "patches"
+    made = succeed(*words, "-o", workspace / "patches-of-five").out
+    assert made == f"{workspace / 'patches-of-five'}\n"
+    return workspace / "patches-of-five"
 
 
 def test_the_town_makes_graphs(patches: Path, town: Path) -> None:

@@ -175,9 +175,10 @@ class Chooser:
         pixels = self.patches(rows)
         features = embed(embedder, pixels, rows != NONE)
         query = embed(embedder, self.patches(first), first != NONE)
+        asked = found.looks.group != NONE  # steps in which an image rests would count as exact
         observed = {
-            "missed": found.bound.mean(),
-            "exact": found.exact.float().mean(),
+            "missed": found.bound.sum() / asked.sum().clamp(min=1),
+            "exact": (found.exact & asked).sum() / asked.sum().clamp(min=1),
             "drift": torch.tensor(self.pool("source").drift),
         }
         return Candidates(rows, features, pixels, query, found.noise.to(device) if noisy else None, observed)

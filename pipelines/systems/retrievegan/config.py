@@ -32,7 +32,7 @@ class RetrieveganWeights(Config):
     ac_obj: float = Field(0.1, ge=0)
     """Cross entropy of the classes that its auxiliary classifier sees in them."""
     p_obj: float = Field(0.5, ge=0)
-    """Features of VGG-19, of an object painted from its own patch and that patch."""
+    """Features of VGG-19, of the boxes of objects in the image from own patches and in the photo."""
     bbx: float = Field(10.0, ge=0)
     """Distance of the predicted boxes, summed over their coordinates, to the annotated ones."""
 
@@ -46,6 +46,9 @@ class Temperature(Config):
     """At the end of the fall, from then on, and in synthesis."""
     share: float = Field(20 / 90, ge=0, le=1)
     """How much of the training it falls for."""
+    truth: float | None = Field(1.0, gt=0)
+    """That of the ground-truth selection loss, a pass of its own; null: the selection's, at which its gradient grows with
+    1 / tau until it drowns all others."""
 
 
 class RetrieveganConfig(Config):

@@ -206,7 +206,7 @@ class BankPool:
                 for some in asking[u].nonzero().squeeze(1).split(TOGETHER) if asking[u].any() else ():
                     numbers, away = self._indexes[category].search(query[some].numpy(), m, 0, threads=self.threads)
                     places[u, some, :m] = torch.from_numpy(numbers) + part.start
-                    far[u, some, :m] = torch.from_numpy(away)
+                    far[u, some, :m] = torch.from_numpy(away).to(far.dtype)
             else:
                 among = self.features[part]
                 squares = query.square().sum(1, keepdim=True) + among.square().sum(1)

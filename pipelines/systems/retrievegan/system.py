@@ -181,7 +181,8 @@ class Retrievegan:
         terms = generator_terms(self.config, nets, frozen, batch, photo, painted)
         chosen = painted.chosen
         if chosen is not None and chosen.candidates is not None and self.config.weights.sel_gt:
-            loss = self._chooser.selection_loss(nets["P"], batch, chosen.candidates, painted.tau)
+            tau = painted.tau if self.config.tau.truth is None else self.config.tau.truth
+            loss = self._chooser.selection_loss(nets["P"], batch, chosen.candidates, tau)
             terms["sel_gt"] = self.config.weights.sel_gt * loss
         return terms
 
