@@ -43,6 +43,8 @@ MAX_RELATIONS = 100_000
 
 EXAMPLE = 'write for instance [0, "above", 1]'
 KEYS = ("objects", "relationships", "boxes", "name")
+OF_SAMPLES = ("used", "given", "patches")
+"""What samples tell of a graph besides: their files can be read as graphs again."""
 NAME = re.compile(r"[^\x00-\x1f/\\\ud800-\udfff.][^\x00-\x1f/\\\ud800-\udfff]*")
 NAME_BYTES = 200
 """What may name a graph, and how long: it becomes the name of its picture's file."""
@@ -263,7 +265,7 @@ def _graph(entry: Any, schema: Schema) -> SceneGraph:
     if not isinstance(entry, dict):
         raise _Wrong(f"it is no JSON object, but {_shown(entry)}", 'write {"objects": […], "relationships": […]}')
     for key in entry:
-        if key not in KEYS:
+        if key not in (*KEYS, *OF_SAMPLES):
             raise _Wrong(*unknown_name("field", str(key), KEYS))
     categories = _categories(entry.get("objects"), schema)
     relations = _relations(entry.get("relationships", []), entry["objects"], schema)

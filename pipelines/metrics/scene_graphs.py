@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,10 +68,6 @@ def read_made(path: Path, schema: Schema) -> Made:
         what = error.what if isinstance(error, RgsError) else repr(error)
         raise ArtifactError(f"the graph of a sample cannot be read: {what}", where=path) from error
     return Made(graph, own["used"] == "predicted", given, picks)
-
-
-def _pick(entry: dict[str, Any]) -> Pick:
-    return Pick(int(entry["row"]), str(entry["id"]), str(entry["source"]))
 
 
 def box_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

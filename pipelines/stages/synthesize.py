@@ -138,6 +138,9 @@ def run(
     if isinstance(opened.system, Refreshed):
         opened.system.refresh(opened.loaded.nets, opened.sources, 0, None, where)
     notes: list[str] = []
+    placed = any(isinstance(entry, tuple) and entry[1].boxes is not None for entry in opened.listed.entries)
+    if placed and opened.options.boxes == "predicted":
+        notes.append("the graphs' own boxes were not used; --set options.boxes=given paints in them")
     statistics: dict[str, Any] = {
         "schema": opened.loaded.schema.to_json(),
         "system": opened.loaded.name,

@@ -176,9 +176,10 @@ class Chooser:
         features = embed(embedder, pixels, rows != NONE)
         query = embed(embedder, self.patches(first), first != NONE)
         asked = found.looks.group != NONE  # steps in which an image rests would count as exact
+        steps = asked.sum(1).clamp(min=1)
         observed = {
-            "missed": found.bound.sum() / asked.sum().clamp(min=1),
-            "exact": (found.exact & asked).sum() / asked.sum().clamp(min=1),
+            "missed": (found.bound.sum(1) / steps).mean(),
+            "exact": ((found.exact & asked).sum(1) / steps).mean(),
             "drift": torch.tensor(self.pool("source").drift),
         }
         return Candidates(rows, features, pixels, query, found.noise.to(device) if noisy else None, observed)

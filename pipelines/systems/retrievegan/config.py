@@ -47,8 +47,8 @@ class Temperature(Config):
     share: float = Field(20 / 90, ge=0, le=1)
     """How much of the training it falls for."""
     truth: float | None = Field(1.0, gt=0)
-    """That of the ground-truth selection loss, a pass of its own; null: the selection's, at which its gradient grows with
-    1 / tau until it drowns all others."""
+    """Of the ground-truth selection loss, a pass of its own; null: the selection's, where its gradient, which grows
+    with 1 / tau, drowns all others."""
 
 
 class RetrieveganConfig(Config):
