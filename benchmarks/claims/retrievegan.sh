@@ -48,14 +48,13 @@ rgs train embedder --kind cooccurrence --bank bank --preset small --steps "$c_st
   -o runs/cooccurrence >/dev/null
 finished index || rgs train index --kind embedding --bank bank --embedder runs/graph -o index >/dev/null
 
-# judges: a co-occurrence embedder of other images and another seed, a classifier of objects and a segmenter of photos
+# judges: a co-occurrence embedder of other images and another seed, and a classifier of objects, whose features stand in
+# for Inception's
 finished bank-val || rgs build-bank "$data" --kind patches --split val "${graph[@]}" --set patch=32 -o bank-val >/dev/null
 rgs train embedder --kind cooccurrence --bank bank-val --preset small --steps "$c_steps" --batch "$c_batch" --seed 1 \
   "${extra[@]}" -o runs/compatibility >/dev/null
 rgs train classifier --bank bank --preset small --steps "$j_steps" --batch "$c_batch" --seed 2 "${extra[@]}" \
   -o runs/classifier >/dev/null
-rgs train segmenter --data "$data" --arch unet --preset toy --size 64 --steps "$j_steps" --batch 16 --seed 3 \
-  "${extra[@]}" -o runs/judge >/dev/null
 
 # row NAME:SEED; the row «parts» is all that the others lean on
 row() {
@@ -86,7 +85,7 @@ row() {
     local made="samples/$row-$seed-$boxes" report="reports/$row-$seed-$boxes"
     finished "$made" || rgs synthesize "$run" --data "$data" --split val --num "$num" --batch 16 \
       --set "options.boxes=$boxes" --no-pictures -o "$made" >/dev/null
-    finished "$report" || rgs eval "$made" -r "$data" --split val --judge runs/judge --classifier runs/classifier \
+    finished "$report" || rgs eval "$made" -r "$data" --split val --classifier runs/classifier \
       "${pieces[@]}" "${few[@]}" -o "$report" >/dev/null
   done
 }

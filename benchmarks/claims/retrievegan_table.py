@@ -31,11 +31,11 @@ ROWS = {
     "bank": "both, over the whole bank",
 }
 SCORES: dict[str, tuple[str, float, int]] = {
-    "frechet[segmenter:judge]": ("Fréchet, images", 1, 2),
+    "frechet[classifier:classifier]": ("Fréchet, images", 1, 2),
     "frechet_objects[classifier:classifier]": ("Fréchet, objects", 1, 2),
     "class_score[classifier:classifier]": ("class score", 1, 2),
     "object_accuracy[classifier:classifier]": ("objects recognized %", 100, 1),
-    "diversity[segmenter:judge]": ("DS", 1, 3),
+    "diversity[classifier:classifier]": ("DS", 1, 3),
     "compatibility[cooccurrence:compatibility]": ("compatibility", 1, 3),
     "same_source": ("of one photo %", 100, 1),
     "box_iou": ("box IoU", 1, 3),
