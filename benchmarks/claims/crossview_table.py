@@ -195,7 +195,7 @@ def recall(found: Mapping[str, Any], k: str) -> str:
 
 def score_text(found: Sequence[Mapping[str, Any]], factor: float, digits: int) -> str:
     """A mean over seeds; of one seed with its interval."""
-    show: Callable[[float], str] = lambda value: f"{value * factor:.{digits}f}"  # noqa: E731
+    show: Callable[[float], str] = lambda value: f"{round(value * factor, digits) + 0.0:.{digits}f}"  # noqa: E731
     text = show(fmean(score["value"] for score in found))
     if len(found) > 1 or not found[0]["interval"]:
         return text

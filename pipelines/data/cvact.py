@@ -6,6 +6,9 @@ be PNG as well. Of a panorama the middle half of its rows is the view: above is 
 
 from __future__ import annotations
 
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +86,12 @@ def _read_table(path: Path) -> tuple[list[str], dict[str, list[int]]]:
     """The ids of all panoramas, and of each split the places of its pairs among them, from 1."""
     from scipy.io import loadmat
 
-    try:
-        data = loadmat(path, simplify_cells=True, variable_names=["panoIds", *(name for name, _ in _SPLITS.values())])
+    wanted = ["panoIds", *(name for name, _ in _SPLITS.values())]
+    try:  # elsewhere, since the parser may end its process over a damaged file
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            data = pool.submit(loadmat, path, simplify_cells=True, variable_names=wanted).result()
+    except BrokenProcessPool as error:
+        raise DataError("the file is damaged: MATLAB's parser died of it", where=path, fix="copy it again") from error
     except NotImplementedError as error:
         raise DataError("the file is of MATLAB 7.3", where=path, fix="save it with save(…, '-v7')") from error
     except MemoryError:

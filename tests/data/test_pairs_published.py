@@ -140,7 +140,7 @@ def test_a_table_of_cvact_that_cannot_be(tmp_path: Path, data: dict[str, Any], s
     assert str(caught.value.where) == str(tmp_path / "ACT_data.mat")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 700))
 def test_a_damaged_table_of_cvact_is_a_clear_error(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, at: int
