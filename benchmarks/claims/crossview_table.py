@@ -58,23 +58,43 @@ Merged = Mapping[str, dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="what crossview.sh printed")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=README)
+    def gather(home: Path) -> dict[str, dict[str, Any]]:
+        return {path.parent.name: collect(path, home) for path in sorted((home / "reports").glob("*/report.json"))}
+
+    def pages(merged: Merged) -> str:
+        return "\n\n".join(section(merged) for section in (embedders, generators, real))
+
+    update(str(__doc__), RESULTS, README, BEGIN, gather, pages)
+
+
+def update(
+    says: str,
+    results: Path,
+    readme: Path,
+    begin: str,
+    gather: Callable[[Path], dict[str, dict[str, Any]]],
+    pages: Callable[[Merged], str],
+) -> None:
+    """The command of a table: merge the reports of a folder, if one is given, and write the pages into the README.
+
+    says: the help. begin: the line after which they stand. gather: the reports in a folder by name; pages: their text.
+    """
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="what the script of the claims printed")
+    parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--readme", type=Path, default=readme)
     arguments = parser.parse_args()
     merged: dict[str, dict[str, Any]] = {}
     if arguments.results.exists():
         merged = json.loads(arguments.results.read_text(encoding="utf-8"))["reports"]
     if arguments.folder is not None:
-        for path in sorted((arguments.folder / "reports").glob("*/report.json")):
-            merged[path.parent.name] = collect(path, arguments.folder)
+        merged |= gather(arguments.folder)
     arguments.results.write_text(dump({"reports": dict(sorted(merged.items()))}), encoding="utf-8")
-    text = "\n\n".join(section(merged) for section in (embedders, generators, real))
+    text = pages(merged)
     page = arguments.readme.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
+    before, _, rest = page.partition(begin)
     _, _, after = rest.partition(END)
-    arguments.readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    arguments.readme.write_text(f"{before}{begin}\n\n{text}\n\n{END}{after}", encoding="utf-8")
     print(text)
 
 

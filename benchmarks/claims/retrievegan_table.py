@@ -8,19 +8,17 @@ merged before. Rows that were never run are printed as not run. A row is replace
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crossview_table import score_text
-from table import dump
+from crossview_table import score_text, update
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "claims_retrievegan.json"
 README = HERE.parents[1] / "pipelines" / "systems" / "retrievegan" / "README.md"
-BEGIN, END = "<!-- claims: written by benchmarks/claims/retrievegan_table.py -->", "<!-- end of claims -->"
+BEGIN = "<!-- claims: written by benchmarks/claims/retrievegan_table.py -->"
 ROWS = {
     "neither": "neither selection loss",
     "gt": "ground-truth selection",
@@ -47,25 +45,15 @@ Merged = Mapping[str, dict[str, Any]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="what retrievegan.sh printed")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=README)
-    arguments = parser.parse_args()
-    merged: dict[str, dict[str, Any]] = {}
-    if arguments.results.exists():
-        merged = json.loads(arguments.results.read_text(encoding="utf-8"))["reports"]
-    if arguments.folder is not None:
-        for path in sorted(arguments.folder.glob("*/reports/*/report.json")):
-            merged[f"{path.parents[2].name}/{path.parent.name}"] = collect(path)
-    arguments.results.write_text(dump({"reports": dict(sorted(merged.items()))}), encoding="utf-8")
-    sets = sorted({name.partition("/")[0] for name in merged} | {"town", "cmp_facades"}, reverse=True)
-    text = "\n\n".join(section(merged, data, boxes) for data in sets for boxes in ("predicted", "given"))
-    page = arguments.readme.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    arguments.readme.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-    print(text)
+    def gather(home: Path) -> dict[str, dict[str, Any]]:
+        paths = sorted(home.glob("*/reports/*/report.json"))
+        return {f"{path.parents[2].name}/{path.parent.name}": collect(path) for path in paths}
+
+    def pages(merged: Merged) -> str:
+        sets = sorted({name.partition("/")[0] for name in merged} | {"town", "cmp_facades"}, reverse=True)
+        return "\n\n".join(section(merged, data, boxes) for data in sets for boxes in ("predicted", "given"))
+
+    update(str(__doc__), RESULTS, README, BEGIN, gather, pages)
 
 
 def collect(path: Path) -> dict[str, Any]:

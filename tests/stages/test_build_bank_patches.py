@@ -115,6 +115,11 @@ def test_it_learns_to_tell_its_pieces(patches: Path, tmp_path: Path) -> None:
     succeed(*words, "--set", "train.steps=1", "--set", "train.batch=4", "--set", "log.workers=0", "-o", tmp_path / "e")
     vectors = ["train", "index", "--kind", "embedding", "--bank", patches, "--embedder", tmp_path / "e"]
     succeed(*vectors, "--device", "cpu", "-o", tmp_path / "index")
+    neighbors = Neighbors.open(tmp_path / "index", bank := Bank.open(patches))
+    assert np.array_equal(neighbors.ids, bank.ids)
+    for row in range(len(bank)):
+        found, _ = neighbors.of(int(bank.ids[row]))
+        assert len(found) and (bank.sources[found] != bank.sources[row]).all()
 
 
 def test_what_needs_shapes_refuses_it(patches: Path, tmp_path: Path) -> None:
